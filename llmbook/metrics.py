@@ -1,0 +1,37 @@
+"""Numbers that judge a model (begun in chapter 1; chapter 16 adds the rest)."""
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+def perplexity(log_probs: ArrayLike) -> float:
+    """Perplexity of a text: the inverse geometric mean of the probabilities of its tokens (chapter 1).
+
+    Args:
+        log_probs: natural-log probability of every token, any shape, at least one.
+
+    Returns:
+        A number of tokens, at least 1: the size of the uniform choice that would be as surprising. It depends on
+        how the text was cut into tokens, so it compares models of one tokenizer only; see :func:`bits_per_byte`.
+    """
+    values = np.asarray(log_probs, dtype=np.float64)
+    if values.size == 0:
+        raise ValueError("perplexity of no token at all: log_probs is empty; give at least one log-probability")
+    return float(np.exp(-values.mean()))
+
+
+def bits_per_byte(log_probs: ArrayLike, num_bytes: int) -> float:
+    """Bits the model needs for each byte of the text (chapter 1).
+
+    Args:
+        log_probs: natural-log probability of every token of the text, any shape.
+        num_bytes: length of the same text in UTF-8 bytes, at least 1.
+
+    Returns:
+        ``-sum(log2 p) / num_bytes``. Tokens cancel out, so models with different tokenizers compare.
+    """
+    if num_bytes < 1:
+        raise ValueError(f"num_bytes={num_bytes}: it takes the text's length in UTF-8 bytes, at least 1")
+    return float(-np.asarray(log_probs, dtype=np.float64).sum() / math.log(2) / num_bytes)
