@@ -1,0 +1,101 @@
+import re
+import time
+
+import datasets
+import pytest
+
+from llmbook.corpora import CorpusError, online, public
+
+QUESTION = {"id": "1", "title": "t", "context": "c", "question": "q", "answers": {"text": ["c"], "answer_start": [0]}}
+ROWS = {
+    "wikitext": {"text": "a"},
+    "wikitext-103": {"text": "a"},
+    "tinystories": {"text": "a"},
+    "sst2": {"idx": 0, "sentence": "a", "label": 1},
+    "squad": QUESTION,
+    "squad_v2": QUESTION,
+    "cnn_dailymail": {"article": "a", "highlights": "b", "id": "c"},
+    "wmt14": {"translation": {"de": "a", "en": "b"}},
+    "wmt16": {"translation": {"ro": "a", "en": "b"}},
+}
+
+
+@pytest.fixture
+def mirror(tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMBOOK_MIRROR", str(tmp_path / "mirror"))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    return tmp_path / "mirror"
+
+
+def put(folder, name, split, *rows):
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    datasets.Dataset.from_list(list(rows)).to_parquet(folder / name / f"{split}.parquet")
+
+
+@pytest.mark.parametrize("name", public.PUBLIC_SETS)
+def test_a_mirror_serves_every_set(name, mirror):
+    put(mirror, name, "train", *[ROWS[name]] * 4)
+    put(mirror, name, "validation", ROWS[name])
+    assert {split: part[0] for split, part in online(name).items()} == {"train": ROWS[name], "validation": ROWS[name]}
+    assert len(online(name, "train[:50%]")) == 2
+
+
+def test_another_schema_is_refused(mirror):
+    put(mirror, "sst2", "train", {"text": "a", "label": 1})
+    with pytest.raises(CorpusError, match=r"^The data set sst2 lacks the columns idx, sentence:[^\n]*$"):
+        online("sst2")
+
+
+def test_a_mirror_without_the_set_says_so(mirror):
+    with pytest.raises(CorpusError, match=r"^[^\n]*mirror/squad has no files[^\n]*question_answering\(\) offline\.$"):
+        online("squad")
+
+
+def test_a_split_that_is_not_there_is_one_clear_error(mirror):
+    put(mirror, "wikitext", "train", ROWS["wikitext"])
+    with pytest.raises(CorpusError, match=r"^The data set wikitext cannot be had \([^\n]*nowhere[^\n]*$"):
+        online("wikitext", "nowhere")
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_without_a_network_one_clear_error_comes_soon(offline, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", "http://127.0.0.1:9")
+    begin = time.monotonic()
+    with pytest.raises(CorpusError, match=r"^[^\n]*wikitext cannot be had[^\n]*corpora.pydocs\(\) offline\.$"):
+        online("wikitext")
+    assert time.monotonic() - begin < 8
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(CorpusError, match=r"'c4'.*wikitext.*wmt16"):
+        online("c4")
+    with pytest.raises(CorpusError, match="ROOTS is gated"):
+        online("roots")
+
+
+def test_every_set_is_pinned_to_a_commit_and_has_an_offline_stand_in():
+    for wanted in public.PUBLIC_SETS.values():
+        assert re.fullmatch("[0-9a-f]{40}", wanted.revision)
+        assert callable(getattr(__import__("llmbook.corpora").corpora, wanted.offline))
+
+
+@pytest.mark.parametrize("name", public.PUBLIC_SETS)
+def test_the_hub_is_asked_for_the_pinned_commit(name, monkeypatch):
+    asked = {}
+
+    def load_dataset(path, config, **options):
+        asked.update(options, path=path)
+        return datasets.DatasetDict(train=datasets.Dataset.from_list([ROWS[name]]))
+
+    monkeypatch.delenv("LLMBOOK_MIRROR", raising=False)
+    monkeypatch.setattr(public, "_answers", lambda address: True)
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    online(name)
+    assert asked == {
+        "path": public.PUBLIC_SETS[name].path,
+        "revision": public.PUBLIC_SETS[name].revision,
+        "split": None,
+    }
