@@ -1,0 +1,37 @@
+# Everything starts here; `make help` lists what there is. Each target brings .venv in line with requirements.txt first.
+.DEFAULT_GOAL := help
+.PHONY: address book clean help lab lock notebooks serve test venv
+PORT ?= 8000
+RUN := .venv/bin/python
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | sort | expand -t 18
+	@echo 'PYTHON=/path/to/python3.11 names the interpreter for .venv, where several are installed.'
+
+venv: ## create .venv from requirements.txt, or leave it alone when it is up to date
+	@python3 tools/bootstrap.py
+
+book: venv ## build the site from the stored outputs; the last line is its path
+	@$(RUN) tools/site.py
+
+test: venv ## run every check; a table at the end
+	@$(RUN) tools/check.py
+
+notebooks: venv ## execute the chapters whose code changed, or one: CHAPTER=03-attention
+	@$(RUN) tools/notebooks.py '$(CHAPTER)'
+
+lab: venv ## open JupyterLab on the notebooks
+	@.venv/bin/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/en \
+	  $(if $(filter 0,$(shell id -u)),--allow-root)
+
+serve: venv ## serve the built site on this machine: PORT=8000
+	@$(RUN) tools/serve.py '$(PORT)'
+
+address: venv ## change the repository's address everywhere: URL=https://github.com/owner/name
+	@$(RUN) tools/address.py '$(URL)'
+
+lock: venv ## write requirements.txt anew from the ranges in pyproject.toml
+	@$(RUN) tools/lock.py
+
+clean: ## remove what was built; .venv stays
+	@rm -rf _build node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,184 @@
+"""The rules of a chapter: kept by every chapter of the book, and each seen to fail on a bad one."""
+
+import copy
+import dataclasses
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+import chapters
+import rules
+
+CHAPTERS = chapters.find_chapters()
+ADDRESS = "https://github.com/an-organisation/llmbook"
+
+
+@pytest.mark.parametrize("rule", rules.RULES, ids=lambda rule: rule.__name__)
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda chapter: chapter.name)
+def test_chapter_keeps(chapter, rule):
+    problems = rule(rules.load(chapter))
+    if problems:
+        pytest.fail("\n".join(f"{chapter.name}: {problem}" for problem in problems), pytrace=False)
+
+
+def test_there_are_chapters():
+    assert CHAPTERS
+
+
+def test_book_as_a_whole():
+    assert rules.book_problems() == []
+
+
+# --- each rule fails on a chapter made to break it ------------------------------------------------------------------
+
+
+def image_output() -> nbformat.NotebookNode:
+    return new_output("display_data", data={"image/png": "aGk=", "text/plain": "<Figure>"})
+
+
+def good_notebook() -> nbformat.NotebookNode:
+    setup = f'if importlib.util.find_spec("llmbook") is None:\n    %pip install -q "llmbook @ git+{ADDRESS}"'
+    figure = {"mystnb": {"image": {"alt": "bits per byte fall with the order"}}}
+    cells = [
+        new_markdown_cell("# A title\n\nSee [Shannon](https://doi.org/10.1002/x(1)) and [the next](02-next.ipynb#a)."),
+        new_code_cell(setup, metadata={"tags": ["setup"]}),
+        new_markdown_cell("Maths $f[x](y)$ and ``{role}`x` ``.\n\n![A curve](figure.png)"),
+        new_code_cell("# NBVAL_CHECK_OUTPUT\nplot()", metadata=figure, outputs=[image_output()]),
+    ]
+    for number in range(1, 5):
+        cells.append(new_markdown_cell(f"### Exercise {number}: recall\n\nWhy?"))
+        if number % 2:
+            cells.append(new_markdown_cell("<details><summary>Solution</summary>\n\nSo.\n\n</details>"))
+        else:
+            cells.append(new_code_cell("1", metadata={"tags": ["hide-cell"]}))
+    notebook = new_notebook(cells=cells)
+    for count, cell in enumerate(chapters.code_cells(notebook), start=1):
+        cell.execution_count = count
+    return notebook
+
+
+@pytest.fixture
+def case(tmp_path):
+    """A chapter that keeps every rule."""
+    folder = tmp_path / "notebooks" / "en"
+    folder.mkdir(parents=True)
+    for name in ("01-one.ipynb", "02-next.ipynb", "figure.png"):
+        (folder / name).touch()
+    notebook = good_notebook()
+    return rules.Case(
+        chapter=chapters.Chapter("en/01-one", Path("book/en/01-one.md"), folder / "01-one.ipynb"),
+        manuscript=copy.deepcopy(notebook),
+        notebook=notebook,
+        measurement={"code_sha256": chapters.code_sha256(notebook), "seconds": 100, "peak_memory_mib": 900},
+        repository=ADDRESS,
+        bibliography="@article{s, doi = {10.1002/X(1)}}",
+    )
+
+
+@pytest.mark.parametrize("rule", rules.RULES, ids=lambda rule: rule.__name__)
+def test_good_chapter_keeps(case, rule):
+    assert rule(case) == []
+
+
+def add(text: str):
+    """Return a change that adds a Markdown cell before the exercises."""
+    return lambda notebook: notebook.cells.insert(3, new_markdown_cell(text))
+
+
+def change_cell(index: int, **values):
+    def change(notebook):
+        notebook.cells[index].update(values)
+
+    return change
+
+
+def drop(index: int):
+    return lambda notebook: notebook.cells.pop(index)
+
+
+def tag_twice(notebook):
+    notebook.cells[3].metadata["tags"] = ["setup"]
+
+
+BAD = [
+    (rules.pair_in_step, change_cell(0, source="# Another title"), "cell 1 differs between manuscript and notebook"),
+    (rules.pair_in_step, drop(-1), "the manuscript has 12 cells, the notebook 11"),
+    (rules.executed_in_order, change_cell(3, execution_count=7), "executed as [1, 7, 3, 4], not 1 to 4"),
+    (rules.executed_in_order, change_cell(3, execution_count=None), "executed as [1, None, 3, 4]"),
+    (
+        rules.no_error_output,
+        change_cell(3, outputs=[new_output("error", ename="KeyError", evalue="", traceback=[])]),
+        "code cell 2 shows KeyError",
+    ),
+    (rules.no_unrendered_mark_up, add("As {cite:p}`shannon1948` says."), "role {cite:p}`shannon1948`"),
+    (rules.no_unrendered_mark_up, add("```{note}\nA note.\n```"), "directive ```{note}"),
+    (rules.set_up_cell, drop(1), "the first code cell has no tag setup"),
+    (rules.set_up_cell, change_cell(1, source="pass"), f"does not install from {ADDRESS}"),
+    (rules.set_up_cell, change_cell(1, source=f"%pip install git+{ADDRESS}"), "installs unconditionally"),
+    (rules.set_up_cell, tag_twice, "more than one cell"),
+    (rules.recorded_code, change_cell(3, source="plot(2)"), "the code changed since it was executed"),
+    (rules.figures_described, change_cell(3, metadata={}), "code cell 2 draws a figure without alternative text"),
+    (rules.figures_described, add("![](figure.png)"), "image figure.png has no alternative text"),
+    (rules.figures_described, add('Text <img src="figure.png"> text'), '<img src="figure.png"> has no alternative'),
+    (
+        rules.figures_described,
+        change_cell(3, outputs=[new_output("display_data", data={"text/html": "<div><svg width='3'></svg></div>"})]),
+        "<svg width='3'> has no alternative text",
+    ),
+    (rules.cited_work_in_bibliography, add("[x](https://arxiv.org/abs/1706.03762)"), "1706.03762 is not in"),
+    (rules.cited_work_in_bibliography, add("[x](https://doi.org/10.1/zz)"), "https://doi.org/10.1/zz is not in"),
+    (rules.linked_files_exist, add("[x](03-missing.ipynb#there)"), "03-missing.ipynb#there does not exist"),
+    (rules.linked_files_exist, add("![x](missing.png)"), "missing.png does not exist"),
+    (rules.linked_files_exist, add("![x](https://example.org/a.png)"), "comes from another host"),
+    (rules.exercises_with_solutions, drop(-1), "exercise 4 has no solution"),
+    (rules.exercises_with_solutions, change_cell(-2, source="### Exercise 9: recall"), "numbered [1, 2, 3, 9]"),
+    (
+        rules.exercises_with_solutions,
+        change_cell(-2, source="### Another heading"),
+        "3 exercises; a chapter has 4 to 8",
+    ),
+    (rules.outputs_compared, change_cell(3, source="plot()"), "no cell is marked"),
+]
+
+
+@pytest.mark.parametrize(
+    ("rule", "spoil", "message"), BAD, ids=[f"{rule.__name__}-{text[:30]}" for rule, _, text in BAD]
+)
+def test_bad_chapter_breaks(case, rule, spoil, message):
+    spoil(case.notebook)
+    assert any(message in problem for problem in rule(case)), rule(case)
+
+
+@pytest.mark.parametrize(
+    ("measurement", "message"),
+    [
+        ({}, "no measurement"),
+        ({"seconds": 151, "peak_memory_mib": 1}, "took 151 s"),
+        ({"seconds": 1, "peak_memory_mib": 2049}, "needed 2049 MiB"),
+    ],
+)
+def test_budget_is_kept(case, measurement, message):
+    assert message in rules.within_budget(dataclasses.replace(case, measurement=measurement))[0]
+
+
+def test_every_rule_is_seen_failing():
+    assert {rule for rule, _, _ in BAD} | {rules.within_budget} == set(rules.RULES)
+
+
+def test_strays_and_the_total_are_seen(tmp_path):
+    folder = tmp_path / "notebooks" / "en"
+    folder.mkdir(parents=True)
+    (folder / "01-one.ipynb").touch()
+    (folder.parent / "measurements.json").write_text('{"en/09-gone": {"seconds": 4000}}', encoding="utf-8")
+    orphan, gone, total = rules.book_problems(tmp_path)
+    assert "notebooks/en/01-one.ipynb has no manuscript" in orphan
+    assert "en/09-gone, which is no chapter" in gone
+    assert "all chapters take 2000 s with 2 workers; they have 1500 s" in total
+
+
+def test_missing_notebook_is_named(tmp_path):
+    chapter = chapters.Chapter("en/01-one", tmp_path / "01-one.md", tmp_path / "01-one.ipynb")
+    with pytest.raises(chapters.Problem, match="en/01-one has no notebook: run `make notebooks CHAPTER=en/01-one`"):
+        rules.load(chapter, tmp_path)

@@ -1,0 +1,285 @@
+"""Three files describe one environment: the ranges (pyproject.toml), the lock (requirements.txt), conda's file."""
+
+import fcntl
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+import bootstrap
+import lock
+from chapters import ROOT
+
+COLAB_PYTHON = "3.12"
+
+
+def read_pyproject() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def read_lock() -> list[str]:
+    return (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+
+
+def read_conda() -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+
+
+def pins(lines: list[str]) -> dict[str, str]:
+    """Return the version of each package; anything but an exact pin is an error."""
+    found = {}
+    for line in lines:
+        if line and not line.startswith("#"):
+            match = re.fullmatch(r"([A-Za-z0-9][\w.-]*)==([\w.]+)", line)
+            assert match, f"requirements.txt: {line!r} is not of the form name==version (without build label or URL)"
+            found[canonicalize_name(match[1])] = match[2]
+    return found
+
+
+def disagreements(pyproject: dict[str, Any], lines: list[str], conda: dict[str, Any]) -> list[str]:
+    """Return a line for each point on which the three do not describe the same environment."""
+    problems = []
+    versions = pins(lines)
+    project = pyproject["project"]
+    wanted = [*project["dependencies"], *pyproject["build-system"]["requires"]]
+    for extra in project["optional-dependencies"].values():
+        wanted += extra
+    for line in wanted:
+        try:
+            requirement = Requirement(line)
+        except InvalidRequirement:
+            problems.append(f"pyproject.toml: {line!r} is no requirement")
+            continue
+        pin = versions.get(canonicalize_name(requirement.name))
+        if pin is None:
+            problems.append(f"{requirement.name} is in pyproject.toml and has no pin in requirements.txt: `make lock`")
+        elif not requirement.specifier.contains(pin, prereleases=True):
+            problems.append(f"{requirement.name}=={pin} is outside {requirement.specifier} of pyproject.toml")
+    supported = SpecifierSet(project["requires-python"])
+    for version in (bootstrap.PYTHON_VERSION, COLAB_PYTHON):
+        if not supported.contains(f"{version}.0"):
+            problems.append(f"requires-python {supported} leaves out {version}")
+    for line in conda["dependencies"]:
+        if isinstance(line, dict):
+            if line != {"pip": ["-r requirements.txt", "-e ."]}:
+                problems.append(f"environment.yml: {line} is not the lock and the package")
+        elif line not in (f"python={bootstrap.PYTHON_VERSION}", "pip"):
+            problems.append(f"environment.yml: {line} is not Python {bootstrap.PYTHON_VERSION} or pip")
+    return problems
+
+
+def test_three_files_agree():
+    assert disagreements(read_pyproject(), read_lock(), read_conda()) == []
+
+
+def test_torch_is_the_plain_release():
+    assert "torch==2.13.0" in read_lock()
+    assert not [line for line in read_lock() if line.startswith("-") or "://" in line]
+
+
+def test_colab_keeps_its_own_torch():
+    torch = next(Requirement(line) for line in read_pyproject()["project"]["dependencies"] if line.startswith("torch"))
+    assert {part.operator for part in torch.specifier} == {">="}
+
+
+def test_installed_packages_are_the_locked_ones():
+    wrong = []
+    for name, pin in pins(read_lock()).items():
+        try:
+            installed = Version(importlib.metadata.version(name)).public
+        except importlib.metadata.PackageNotFoundError:
+            installed = "missing"
+        if installed != str(Version(pin)):
+            wrong.append(f"{name}: installed {installed}, locked {pin}")
+    assert wrong == []
+
+
+def test_locked_packages_admit_the_python_of_debian():
+    too_new = []
+    for name in pins(read_lock()):
+        supported = importlib.metadata.metadata(name).get("Requires-Python") or ""
+        if not SpecifierSet(supported).contains(lock.OLDEST_PYTHON):
+            too_new.append(f"{name} needs Python {supported}")
+    assert too_new == []
+
+
+def test_workflow_has_the_python_of_the_lock():
+    workflow = (ROOT / ".github/workflows/book.yml").read_text(encoding="utf-8")
+    assert re.findall(r'python-version: "(.+)"', workflow) == [bootstrap.PYTHON_VERSION]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            lambda p, pinned, c: pinned.remove(next(line for line in pinned if line.startswith("numpy=="))),
+            "numpy is in pyproject.toml and has no pin",
+        ),
+        (lambda p, pinned, c: p["project"]["dependencies"].append("torch<2.13"), "torch==2.13.0 is outside <2.13"),
+        (
+            lambda p, pinned, c: p["project"]["optional-dependencies"]["test"].append("new>=1"),
+            "new is in pyproject.toml",
+        ),
+        (lambda p, pinned, c: p["project"].update({"requires-python": ">=3.11,<3.12"}), "leaves out 3.12"),
+        (lambda p, pinned, c: c["dependencies"].__setitem__(0, "python=3.12"), "python=3.12 is not Python 3.11"),
+        (lambda p, pinned, c: c["dependencies"].append("numpy=2.4.6"), "numpy=2.4.6 is not Python 3.11 or pip"),
+        (lambda p, pinned, c: c["dependencies"][2]["pip"].append("torch"), "is not the lock and the package"),
+    ],
+)
+def test_disagreement_is_seen(spoil, message):
+    three = read_pyproject(), read_lock(), read_conda()
+    spoil(*three)
+    assert any(message in problem for problem in disagreements(*three))
+
+
+@pytest.mark.parametrize("line", ["numpy>=2", "numpy", "torch==2.13.0+cpu", "torch @ file:///x.whl", "-e ."])
+def test_only_exact_pins_are_a_lock(line):
+    with pytest.raises(AssertionError, match="is not of the form name==version"):
+        pins([line])
+
+
+# --- bootstrap: a small package set in place of the real one --------------------------------------------------------
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A project with an empty lock and no dependencies."""
+    root = tmp_path / "project"
+    (root / "tools").mkdir(parents=True)
+    shutil.copy(ROOT / "tools/bootstrap.py", root / "tools")
+    (root / "requirements.txt").write_text("# nothing\n", encoding="utf-8")
+    (root / "pyproject.toml").write_text(
+        '[project]\nname = "small"\nversion = "1"\n[tool.setuptools]\npy-modules = []\n', encoding="utf-8"
+    )
+    return root
+
+
+def run(root: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHON": "", **variables}
+    command = [sys.executable, str(root / "tools/bootstrap.py")]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def stand_in(root: Path) -> None:
+    """Make a `.venv` that looks finished, without the seconds that a real one takes."""
+    (root / ".venv/bin").mkdir(parents=True)
+    (root / ".venv/bin/python").symlink_to(sys.executable)
+    (root / ".venv/pyvenv.cfg").write_text(f"version = {bootstrap.PYTHON_VERSION}.7\ncommand = venv {root}/.venv\n")
+    (root / ".venv" / bootstrap.STAMP).write_text(bootstrap.describe_lock(root))
+
+
+def one_line(result: subprocess.CompletedProcess[str]) -> str:
+    assert result.returncode != 0
+    (line,) = result.stderr.splitlines()
+    return line
+
+
+def fake_python(folder: Path, version: str) -> Path:
+    """Return an interpreter that says it is of another version."""
+    program = folder / "python-of-another-version"
+    program.write_text(f"#!/bin/sh\necho {version}\n", encoding="utf-8")
+    program.chmod(0o755)
+    return program
+
+
+def test_finished_environment_is_left_alone_at_once(tree):
+    stand_in(tree)
+    before = sorted(tree.rglob("*"))
+    began = time.monotonic()
+    result = run(tree)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    assert time.monotonic() - began < 1
+    assert sorted(tree.rglob("*")) == before
+
+
+@pytest.mark.parametrize(("name", "line"), [("requirements.txt", "six==1.17.0\n"), ("pyproject.toml", 'x = ["six"]\n')])
+def test_change_of_the_lock_is_noticed(tree, name, line):
+    stand_in(tree)
+    assert bootstrap.is_current(tree)
+    path = tree / name
+    path.write_text(line + path.read_text(encoding="utf-8"), encoding="utf-8")
+    assert not bootstrap.is_current(tree)
+    assert bootstrap.is_complete(tree)
+
+
+def test_copied_environment_is_not_trusted(tree):
+    stand_in(tree)
+    moved = tree.rename(tree.with_name("moved"))
+    assert not bootstrap.is_current(moved)
+    assert not bootstrap.is_complete(moved)
+
+
+def test_settings_of_tools_do_not_touch_the_environment(tree):
+    stand_in(tree)
+    with (tree / "pyproject.toml").open("a", encoding="utf-8") as pyproject:
+        pyproject.write("[tool.ruff]\nline-length = 100\n")
+    assert bootstrap.is_current(tree)
+
+
+def test_unsupported_python_is_named(tree):
+    python = fake_python(tree.parent, "3.9")
+    line = one_line(run(tree, PYTHON=str(python)))
+    assert f"PYTHON={python} is Python 3.9; the lock is for Python 3.11" in line
+    assert "does not run; the lock is for Python 3.11" in one_line(run(tree, PYTHON="/no/such/python"))
+    assert not (tree / ".venv").exists()
+
+
+def test_missing_venv_module_is_named_or_installed(tree, monkeypatch, capfd):
+    tools = tree.parent / "bin"
+    tools.mkdir()
+    python = tools / "python"
+    python.write_text(f"#!/bin/sh\ntest -e {tools}/installed\n", encoding="utf-8")
+    python.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tools))
+    with pytest.raises(bootstrap.Problem, match=r"cannot make virtual environments: install python3\.11-venv"):
+        bootstrap.ensure_venv_module(str(python))
+    apt = tools / "apt-get"
+    apt.write_text(f"#!/bin/sh\ntest $1 = update || : > {tools}/installed\n", encoding="utf-8")
+    apt.chmod(0o755)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    bootstrap.ensure_venv_module(str(python))
+    assert capfd.readouterr().out == f"{python} has no venv module: installing python3.11-venv with apt-get\n"
+
+
+def test_full_disk_is_named(tree, monkeypatch):
+    monkeypatch.setattr(bootstrap.shutil, "disk_usage", lambda path: SimpleNamespace(free=2**30))
+    with pytest.raises(bootstrap.Problem, match=r"has 1\.0 GiB free, the environment needs 6 GiB: free some space"):
+        bootstrap.check_disk(tree)
+
+
+def test_failing_pip_is_one_line_and_the_next_run_repairs(tree):
+    (tree / "requirements.txt").write_text("no-such-package-of-this-book==1.0\n", encoding="utf-8")
+    offline = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}
+    line = one_line(run(tree, **offline))
+    assert line.startswith("error: pip failed: ERROR: No matching distribution found for no-such-package-of-this-book")
+    assert not (tree / ".venv" / bootstrap.STAMP).exists()
+    (tree / ".venv/left-over").touch()
+    run(tree, **offline)
+    assert not (tree / ".venv/left-over").exists()
+
+
+def test_second_process_waits_for_the_first(tree):
+    stand_in(tree)
+    (tree / ".venv" / bootstrap.STAMP).unlink()
+    with (tree / "tools/bootstrap.py").open() as own:
+        fcntl.flock(own, fcntl.LOCK_EX)
+        environment = {**os.environ, "PYTHON": ""}
+        command = [sys.executable, str(tree / "tools/bootstrap.py")]
+        second = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        assert second.stdout.readline() == "waiting: another process is installing .venv\n"
+        (tree / ".venv" / bootstrap.STAMP).write_text(bootstrap.describe_lock(tree))
+    assert second.wait(30) == 0

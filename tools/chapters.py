@@ -1,0 +1,182 @@
+"""What the tools and the tests know about a chapter: where its two files are, how they are read and what runs them."""
+
+import hashlib
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import nbformat
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+SETUP_TAG = "setup"
+# Cell metadata that a manuscript carries; the same list stands in jupytext.toml. Anything else is of one machine.
+CELL_METADATA = ("tags", "cellView", "jupyter", "mystnb")
+CELL_TIMEOUT = 600  # seconds; the first cell that asks for a corpus on a new machine builds it
+MAX_SECONDS = 150
+MAX_MEMORY_MIB = 2048
+MAX_TOTAL_SECONDS = 25 * 60
+WORKERS = 2
+
+
+class Problem(Exception):
+    """Bad input; the message is one line that names the thing and the remedy."""
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A manuscript and its notebook; ``name`` is the language folder and the file's stem, as in ``en/03-attention``."""
+
+    name: str
+    manuscript: Path
+    notebook: Path
+
+
+def find_chapters(root: Path = ROOT) -> list[Chapter]:
+    """Return all chapters that have a manuscript, in order."""
+    found = []
+    for manuscript in sorted(root.glob("book/*/[0-9][0-9]-*.md")):
+        language = manuscript.parent.name
+        notebook = root / "notebooks" / language / f"{manuscript.stem}.ipynb"
+        found.append(Chapter(f"{language}/{manuscript.stem}", manuscript, notebook))
+    return found
+
+
+def select_chapters(chapters: list[Chapter], name: str) -> list[Chapter]:
+    """Return the chapters called ``name``, with or without the language folder (then in every language)."""
+    chosen = [chapter for chapter in chapters if name in (chapter.name, chapter.name.partition("/")[2])]
+    if not chosen:
+        known = ", ".join(chapter.name for chapter in chapters) or "none yet"
+        raise Problem(f"no chapter is called {name!r}; known: {known}")
+    return chosen
+
+
+def read_manuscript(chapter: Chapter) -> nbformat.NotebookNode:
+    """Read the manuscript as a notebook without outputs."""
+    try:
+        return jupytext.read(chapter.manuscript)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise Problem(f"{chapter.manuscript} cannot be read as a MyST notebook: {reason}") from error
+
+
+def read_notebook(chapter: Chapter) -> nbformat.NotebookNode:
+    """Read the executed notebook."""
+    try:
+        return nbformat.read(chapter.notebook, as_version=4)
+    except (OSError, ValueError, nbformat.ValidationError) as error:
+        raise Problem(
+            f"{chapter.notebook} is no readable notebook: remove it and run `make notebooks CHAPTER={chapter.name}`"
+        ) from error
+
+
+def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    """Return the code cells in order."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def tags(cell: nbformat.NotebookNode) -> list[str]:
+    """Return a cell's tags."""
+    return cell.metadata.get("tags", [])
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+
+
+def code_sha256(notebook: nbformat.NotebookNode) -> str:
+    """Hash what execution depends on: the code cells but for the set-up cell, whose address changes no result."""
+    return _digest([cell.source for cell in code_cells(notebook) if SETUP_TAG not in tags(cell)])
+
+
+def cell_contents(notebook: nbformat.NotebookNode) -> list[tuple[str, str, dict[str, Any]]]:
+    """Return what the two files of a chapter share of each cell: type, source and the paired metadata."""
+    return [
+        (cell.cell_type, cell.source, {key: cell.metadata[key] for key in CELL_METADATA if key in cell.metadata})
+        for cell in notebook.cells
+    ]
+
+
+def source_sha256(notebook: nbformat.NotebookNode) -> str:
+    """Hash all that a hand can edit in a notebook, but for the set-up cell (`make address` edits that one)."""
+    return _digest([content for content in cell_contents(notebook) if SETUP_TAG not in content[2].get("tags", [])])
+
+
+def package_sha256(root: Path = ROOT) -> str:
+    """Hash the companion package's source files."""
+    files = sorted(path for path in (root / "llmbook").rglob("*.py"))
+    return _digest([(str(path.relative_to(root)), path.read_text(encoding="utf-8")) for path in files])
+
+
+def measurements_file(root: Path = ROOT) -> Path:
+    """Return the committed file of measured times and memory."""
+    return root / "notebooks" / "measurements.json"
+
+
+def read_measurements(root: Path = ROOT) -> dict[str, dict[str, Any]]:
+    """Return the measurements by chapter name; empty before the first execution."""
+    path = measurements_file(root)
+    if not path.exists():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise Problem(
+            f"{path} is no JSON ({error}): restore it with `git checkout -- {path.relative_to(root)}`"
+        ) from error
+
+
+def repository_url(root: Path = ROOT) -> str:
+    """Return the repository's address, which stands in `_config.yml` and nowhere else by hand."""
+    path = root / "_config.yml"
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))["repository"]["url"].rstrip("/")
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        raise Problem(f"{path} gives no `repository: url:`; add the repository's address there") from error
+
+
+def kernel_environment() -> dict[str, str]:
+    """Return the environment in which notebooks are executed and tested: one thread, fixed seeds, no network.
+
+    Stored outputs are those of the path every reader has (CPU, small scale) unless the caller's environment sets
+    another.
+    """
+    environment = dict(os.environ)
+    for variable, value in {"LLMBOOK_DEVICE": "cpu", "LLMBOOK_SCALE": "small", "LLMBOOK_THREADS": "1"}.items():
+        environment.setdefault(variable, value)
+    for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR"):
+        environment[f"{library}_NUM_THREADS"] = environment["LLMBOOK_THREADS"]
+    offline = [str(ROOT / "tools" / "offline"), environment.get("PYTHONPATH", "")]
+    environment |= {
+        "HF_DATASETS_OFFLINE": "1",
+        "HF_HUB_OFFLINE": "1",
+        # The kernel has to be this environment's, whatever else the user has registered.
+        "JUPYTER_PREFER_ENV_PATH": "1",
+        "PYTHONHASHSEED": "0",
+        "PYTHONPATH": os.pathsep.join(filter(None, offline)),
+        # matplotlib dates its SVG files with it
+        "SOURCE_DATE_EPOCH": "0",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    return environment
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old text or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def report(problems: list[str]) -> int:
+    """Print problems, one line each, and return the exit status."""
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    return 1 if problems else 0
