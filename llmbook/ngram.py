@@ -23,7 +23,8 @@ class _Level:
 def _totals(level: _Level, counts: np.ndarray, contexts: int, base: int) -> tuple[np.ndarray, np.ndarray]:
     """For each context: the sum of ``counts`` over its followers, and the number of followers that have any."""
     owner = level.keys // base
-    return np.bincount(owner, counts, contexts), np.bincount(owner, counts > 0, contexts)
+    total = np.bincount(owner, counts, contexts).astype(np.int32)
+    return total, np.bincount(owner[counts > 0], minlength=contexts).astype(np.int32)
 
 
 class NGramCounts:
@@ -202,7 +203,7 @@ class KneserNey:
         self.discounts: list[float] = []
         for n in range(1, order + 1):
             level = counts.levels[n - 1]
-            values = level.counts if n == order else np.where(level.counts > 0, level.continuations, 0)
+            values = level.counts if n == order else level.continuations
             contexts = len(counts.levels[n - 2].keys) if n > 1 else 1
             total, distinct = _totals(level, values, contexts, counts.base)
             if n == 1 and not uniform:

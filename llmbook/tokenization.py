@@ -42,5 +42,8 @@ def encode_documents(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndar
     end = tokenizer.token_to_id(END_OF_TEXT)
     if end is None:
         raise ValueError(f"this tokenizer has no {END_OF_TEXT} token; train one with train_byte_bpe")
-    encodings = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-    return [np.array([*encoding.ids, end], dtype=np.int32) for encoding in encodings]
+    documents = []
+    for start in range(0, len(texts), 1000):  # an encoding holds far more than its ids: keep few at a time
+        encodings = tokenizer.encode_batch_fast(list(texts[start : start + 1000]), add_special_tokens=False)
+        documents += [np.array([*encoding.ids, end], dtype=np.int32) for encoding in encodings]
+    return documents
