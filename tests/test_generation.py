@@ -108,7 +108,12 @@ def test_beam_search_equals_hugging_face(num_beams):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"temperature": 0}, "temperature=0"), ({"top_k": 0}, "top_k=0"), ({"top_p": 0}, "top_p=0"), ({"top_p": 2}, "top_p")],
+    [
+        ({"temperature": 0}, "temperature=0"),
+        ({"top_k": 0}, "top_k=0"),
+        ({"top_p": 0}, "top_p=0"),
+        ({"top_p": 2}, "top_p=2"),
+    ],
 )
 def test_bad_settings_say_what_is_allowed(arguments, message):
     with pytest.raises(ValueError, match=message):

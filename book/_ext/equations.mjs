@@ -1,0 +1,28 @@
+// Typesets TeX with MathJax: one JSON request a line on standard input, one JSON answer a line on standard output.
+// Request {tex, display} -> {html} or {error}; request {} -> {css}, the rules that the answers so far need.
+import { createInterface } from "node:readline";
+import mathjax from "mathjax";
+
+const MathJax = await mathjax.init({
+  loader: { load: ["input/tex", "output/chtml", "a11y/assistive-mml"] },
+  options: { enableAssistiveMml: true },
+  tex: {
+    packages: { "[-]": ["noundefined"] },
+    formatError: (_, error) => { throw error; },
+  },
+  chtml: { fontURL: process.argv[2], adaptiveCSS: true },
+});
+const adaptor = MathJax.startup.adaptor;
+
+for await (const line of createInterface({ input: process.stdin })) {
+  const { tex, display } = JSON.parse(line);
+  let answer;
+  try {
+    answer = tex === undefined
+      ? { css: adaptor.textContent(MathJax.chtmlStylesheet()) }
+      : { html: adaptor.outerHTML(await MathJax.tex2chtmlPromise(tex, { display })) };
+  } catch (error) {
+    answer = { error: String(error.message) };
+  }
+  process.stdout.write(JSON.stringify(answer) + "\n");
+}

