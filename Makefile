@@ -1,6 +1,6 @@
 # Everything starts here; `make help` lists what there is. Each target brings .venv in line with requirements.txt first.
 .DEFAULT_GOAL := help
-.PHONY: address book clean help lab lock notebooks serve test venv
+.PHONY: address book clean help lab lock notebooks picture serve test venv
 PORT ?= 8000
 RUN := .venv/bin/python
 
@@ -26,6 +26,9 @@ lab: venv ## open JupyterLab on the notebooks
 
 serve: venv ## serve the built site on this machine: PORT=8000
 	@$(RUN) tools/serve.py '$(PORT)'
+
+picture: book ## take the README's picture of the built site anew
+	@$(RUN) tools/picture.py
 
 address: venv ## change the repository's address everywhere: URL=https://github.com/owner/name
 	@$(RUN) tools/address.py '$(URL)'

@@ -52,20 +52,19 @@ class NGramCounts:
         if not (tokens < vocab_size).any():
             raise ValueError("no token to count: the documents are empty")
         real = tokens < vocab_size
-        ids = np.zeros(len(tokens), dtype=np.int64)  # of the (n - 1)-gram that ends at each place; one empty 0-gram
+        ids = np.zeros(len(tokens), dtype=np.int32)  # of the (n - 1)-gram that ends at each place; one empty 0-gram
         for n in range(1, order + 1):
             where = np.flatnonzero(offset >= n - 1)  # the n-gram lies within its document
-            context = ids[where - 1] if n > 1 else np.zeros(len(where), dtype=np.int64)
-            keys, first, inverse, counts = np.unique(
-                context * self.base + tokens[where], return_index=True, return_inverse=True, return_counts=True
-            )
+            keys = ids[where - 1 if n > 1 else where] * np.int64(self.base)
+            keys += tokens[where]
+            keys, first, inverse, counts = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
             counts[~real[where[first]]] = 0
             if n > 1:  # each different n-gram is one continuation of its last n - 1 tokens
                 seen = counts > 0
                 shorter = self.levels[-1]
                 continuations = np.bincount(ids[where[first[seen]]], minlength=len(shorter.keys))
                 self.levels[-1] = _Level(shorter.keys, shorter.counts, continuations.astype(np.int32))
-            ids = np.full(len(tokens), -1, dtype=np.int64)
+            ids = np.full(len(tokens), -1, dtype=np.int32)
             ids[where] = inverse
             self.levels.append(_Level(keys, counts.astype(np.int32), np.empty(0, dtype=np.int32)))
 
@@ -73,17 +72,17 @@ class NGramCounts:
         """Join documents, ``order - 1`` padding symbols before each.
 
         Returns:
-            The tokens ``(places,)`` and the place of each within its own padded document ``(places,)``, both int64.
+            The tokens ``(places,)`` and the place of each within its own padded document ``(places,)``, both int32.
         """
-        padding = np.full(self.order - 1, self.vocab_size, dtype=np.int64)
-        parts = [np.concatenate([padding, np.asarray(document, dtype=np.int64)]) for document in documents]
+        padding = np.full(self.order - 1, self.vocab_size, dtype=np.int32)
+        parts = [np.concatenate([padding, np.asarray(document, dtype=np.int32)]) for document in documents]
         tokens = np.concatenate(parts) if parts else padding[:0]
         if len(tokens) and (tokens.min() < 0 or tokens.max() > self.vocab_size):
             raise ValueError(
                 f"token ids run from {tokens.min()} to {tokens.max()}; this model's run from 0 to "
                 f"{self.vocab_size - 1}: encode with the tokenizer the model was counted with"
             )
-        offset = np.concatenate([np.arange(len(part)) for part in parts]) if parts else tokens
+        offset = np.concatenate([np.arange(len(part), dtype=np.int32) for part in parts]) if parts else tokens
         return tokens, offset
 
     def find(self, n: int, context: np.ndarray, token: np.ndarray) -> np.ndarray:
@@ -95,7 +94,7 @@ class NGramCounts:
             token: the last tokens, same shape.
         """
         keys = self.levels[n - 1].keys
-        wanted = context * self.base + token
+        wanted = context * np.int64(self.base) + token
         place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
         return np.where((context >= 0) & (keys[place] == wanted), place, -1)
 
@@ -111,7 +110,7 @@ class NGramCounts:
         ids = np.zeros(len(tokens), dtype=np.int64)
         for n in range(1, self.order + 1):
             where = np.flatnonzero(offset >= n - 1)
-            context = ids[where - 1] if n > 1 else np.zeros(len(where), dtype=np.int64)
+            context = ids[where - 1 if n > 1 else where]
             before = np.full(len(tokens), -1, dtype=np.int64)
             before[where] = context
             ids = np.full(len(tokens), -1, dtype=np.int64)
