@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=256, help="width of the networks")
     arguments = parser.parse_args()
 
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     rt = runtime.setup()
     chapter = engine(rt)
     docs = corpora.pydocs()
@@ -84,7 +85,6 @@ def main() -> None:
                      "parameters": size})  # fmt: skip
         tqdm.write(f"{kind.__name__} {n:,} tokens, seed {seed}: {bits:.3f} bits per byte, {seconds:.0f} s")
 
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     gpu = torch.cuda.get_device_name() if rt.device.type == "cuda" else None
     record = {
         "command": shlex.join(["python", *sys.argv]),
