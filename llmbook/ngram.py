@@ -49,9 +49,9 @@ class NGramCounts:
         self.base = vocab_size + 1  # the padding symbol is token number V
         self.levels: list[_Level] = []
         tokens, offset = self.pad(documents)
-        if not (tokens < vocab_size).any():
-            raise ValueError("no token to count: the documents are empty")
         real = tokens < vocab_size
+        if not real.any():
+            raise ValueError("no token to count: the documents are empty")
         ids = np.zeros(len(tokens), dtype=np.int32)  # of the (n - 1)-gram that ends at each place; one empty 0-gram
         for n in range(1, order + 1):
             where = np.flatnonzero(offset >= n - 1)  # the n-gram lies within its document
@@ -77,12 +77,13 @@ class NGramCounts:
         padding = np.full(self.order - 1, self.vocab_size, dtype=np.int32)
         parts = [np.concatenate([padding, np.asarray(document, dtype=np.int32)]) for document in documents]
         tokens = np.concatenate(parts) if parts else padding[:0]
-        if len(tokens) and (tokens.min() < 0 or tokens.max() > self.vocab_size):
+        offset = np.concatenate([np.arange(len(part), dtype=np.int32) for part in parts]) if parts else tokens
+        given = tokens[offset >= self.order - 1]  # without the padding
+        if len(given) and (given.min() < 0 or given.max() >= self.vocab_size):
             raise ValueError(
-                f"token ids run from {tokens.min()} to {tokens.max()}; this model's run from 0 to "
+                f"token ids run from {given.min()} to {given.max()}; this model's run from 0 to "
                 f"{self.vocab_size - 1}: encode with the tokenizer the model was counted with"
             )
-        offset = np.concatenate([np.arange(len(part), dtype=np.int32) for part in parts]) if parts else tokens
         return tokens, offset
 
     def find(self, n: int, context: np.ndarray, token: np.ndarray) -> np.ndarray:

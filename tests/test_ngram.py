@@ -126,6 +126,7 @@ def test_order_of_documents_does_not_matter():
     [
         (lambda: NGramCounts([[0, 1]], VOCAB, 0), "order=0"),
         (lambda: NGramCounts([[0, VOCAB + 1]], VOCAB, 2), "token ids run from 0 to 7"),
+        (lambda: NGramCounts([[0, VOCAB]], VOCAB, 2), "token ids run from 0 to 6"),
         (lambda: NGramCounts([[]], VOCAB, 2), "empty"),
         (lambda: KneserNey(NGramCounts([[0, 1]], VOCAB, 2), 3), "order=3"),
         (lambda: KneserNey(NGramCounts([[0, 1]], VOCAB, 2), 2, discount=1.5), "discount=1.5"),

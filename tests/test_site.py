@@ -3,7 +3,6 @@
 The browser's name is printed at the start. Every page is opened in light and dark, on a screen and on a phone.
 """
 
-import importlib.util
 import json
 import re
 import subprocess
@@ -16,18 +15,14 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, Route, sync_playwright
 
+from browser import find_browser
+from chapters import Problem
+
 ROOT = Path(__file__).resolve().parents[1]
 SITE = ROOT / "_build" / "html"
 SCREEN, PHONE = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
 MAX_PAGE_KIB = 1200
 OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-
-
-def tool(name):
-    spec = importlib.util.spec_from_file_location(f"tools_{name}", ROOT / "tools" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def pages():
@@ -51,10 +46,9 @@ def address():
 
 @pytest.fixture(scope="session")
 def browser(pytestconfig):
-    finder = tool("browser")
     try:
-        path, origin = finder.find_browser()
-    except finder.BrowserError as error:
+        path, origin = find_browser()
+    except Problem as error:
         pytest.fail(str(error), pytrace=False)
     with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
         print(f"browser: {path} ({origin})")

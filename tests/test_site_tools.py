@@ -72,7 +72,7 @@ def test_lock_names_no_registry():
 def test_browser_that_is_not_there_is_named(tool, monkeypatch):
     browser = tool("browser")
     monkeypatch.setenv("LLMBOOK_BROWSER", "/nowhere/chromium")
-    with pytest.raises(browser.BrowserError, match="LLMBOOK_BROWSER=/nowhere/chromium"):
+    with pytest.raises(browser.Problem, match="LLMBOOK_BROWSER=/nowhere/chromium"):
         browser.find_browser()
 
 

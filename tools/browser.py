@@ -10,11 +10,9 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
+from chapters import Problem, report
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-
-
-class BrowserError(RuntimeError):
-    """No browser can be had; the message says what was tried, and what to do."""
 
 
 def find_browser() -> tuple[str, str]:
@@ -22,7 +20,7 @@ def find_browser() -> tuple[str, str]:
     chosen = os.environ.get("LLMBOOK_BROWSER")
     if chosen:
         if not shutil.which(chosen):
-            raise BrowserError(f"LLMBOOK_BROWSER={chosen} is no program: give the path of Chromium or Chrome")
+            raise Problem(f"LLMBOOK_BROWSER={chosen} is no program: give the path of Chromium or Chrome")
         return chosen, "LLMBOOK_BROWSER"
     if path := installed():
         return path, "installed on this machine"
@@ -38,7 +36,7 @@ def find_browser() -> tuple[str, str]:
     subprocess.run([sys.executable, "-m", "playwright", "install", "chromium"], stdout=subprocess.DEVNULL)
     if path := downloaded():
         return path, "downloaded by Playwright just now"
-    raise BrowserError("no browser can be had: install chromium (Debian) or Chrome, or name one in LLMBOOK_BROWSER")
+    raise Problem("no browser can be had: install chromium (Debian) or Chrome, or name one in LLMBOOK_BROWSER")
 
 
 def installed() -> str | None:
@@ -57,9 +55,8 @@ def main() -> int:
     """Say which browser the tests would use."""
     try:
         print(*find_browser(), sep=": ")
-    except BrowserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    except Problem as problem:
+        return report([str(problem)])
     return 0
 
 

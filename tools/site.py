@@ -22,7 +22,7 @@ from filelock import FileLock
 from PIL import Image
 
 from chapters import ROOT, Problem, report
-from vendor import VendorError, copy_assets, purge_styles
+from vendor import copy_assets, purge_styles
 
 BUILD = ROOT / "_build"
 SITE = BUILD / "html"
@@ -132,7 +132,7 @@ def main() -> int:
         BUILD.mkdir(exist_ok=True)
         with FileLock(BUILD / "site.lock"):
             page = SITE / "index.html" if arguments.if_changed and is_current() else build()
-    except (Problem, VendorError) as problem:
+    except Problem as problem:
         return report([str(problem)])
     except OSError as error:
         return report([f"the site cannot be written: {error}"])

