@@ -44,7 +44,7 @@ def pins(lines: list[str]) -> dict[str, str]:
     found = {}
     for line in lines:
         if line and not line.startswith("#"):
-            match = re.fullmatch(r"([A-Za-z0-9][\w.-]*)==([\w.]+)", line)
+            match = re.fullmatch(r"([A-Za-z0-9][\w.-]*)==([\w.]+)(?:; sys_platform == \"linux\")?", line)
             assert match, f"requirements.txt: {line!r} is not of the form name==version (without build label or URL)"
             found[canonicalize_name(match[1])] = match[2]
     return found

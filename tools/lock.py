@@ -13,10 +13,16 @@ from chapters import ROOT, Problem, report, write_atomically
 LOCK = ROOT / "requirements.txt"
 # Debian 12's: some packages leave out the first patch releases of a Python.
 OLDEST_PYTHON = "3.11.2"
-# Moves by hand only: a new torch changes numbers in every chapter.
-HELD = "torch=="
+# Move by hand only: a new torch changes numbers in every chapter, and asks for one version of triton.
+HELD = ("torch==", "triton==")
 # Libraries that a build of torch for one accelerator brings along; torch itself says which version.
-OF_ONE_ACCELERATOR = re.compile(r"nvidia-|cuda-|triton")
+OF_ONE_ACCELERATOR = re.compile(r"nvidia-|cuda-")
+
+
+def held() -> dict[str, str]:
+    """Return the lines of the lock that stay as they are (pin and platform), by package."""
+    lines = LOCK.read_text(encoding="utf-8").splitlines()
+    return {line.partition("==")[0]: line for line in lines if line.startswith(HELD)}
 
 
 def requirements() -> list[str]:
@@ -24,7 +30,7 @@ def requirements() -> list[str]:
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     extras = pyproject["project"]["optional-dependencies"].values()
     ranges = sum(extras, [*pyproject["build-system"]["requires"], *pyproject["project"]["dependencies"]])
-    return ranges + [line for line in LOCK.read_text(encoding="utf-8").splitlines() if line.startswith(HELD)]
+    return [*ranges, *held().values()]
 
 
 def resolve() -> list[str]:
@@ -40,9 +46,10 @@ def resolve() -> list[str]:
             errors = [line for line in pip.stderr.splitlines() if line.startswith("ERROR:")] or ["no message"]
             raise Problem(f"pip cannot resolve pyproject.toml: {errors[-1]} (requirements.txt is as it was)")
         packages = [item["metadata"] for item in json.loads(result.read_text(encoding="utf-8"))["install"]]
+    kept = held()
     pins = [
         # a local label names the build (+cpu, +cu130), and the lock is for all builds
-        f"{package['name']}=={package['version'].partition('+')[0]}"
+        kept.get(package["name"], f"{package['name']}=={package['version'].partition('+')[0]}")
         for package in packages
         if not OF_ONE_ACCELERATOR.match(package["name"])
     ]
