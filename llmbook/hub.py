@@ -1,0 +1,323 @@
+"""Hugging Face's format: the book's models as Llama, BERT and T5 and back, saved as safetensors (chapter 5).
+
+What :func:`save` writes is opened by ``AutoModelForCausalLM``, ``AutoModelForMaskedLM`` or ``AutoModelForSeq2SeqLM``
+``.from_pretrained(folder)``, and so by every tool that stands on them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    BertConfig,
+    BertForMaskedLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+from transformers.utils import logging
+
+from llmbook.transformer import Decoder, Encoder, EncoderDecoder, TransformerConfig
+
+Model = Decoder | Encoder | EncoderDecoder
+
+# Our name of a module, and Hugging Face's. "N" stands for the number of a layer.
+_LLAMA = {
+    "embeddings": "model.embed_tokens",
+    "stack.blocks.N.attention.q_proj": "model.layers.N.self_attn.q_proj",
+    "stack.blocks.N.attention.k_proj": "model.layers.N.self_attn.k_proj",
+    "stack.blocks.N.attention.v_proj": "model.layers.N.self_attn.v_proj",
+    "stack.blocks.N.attention.o_proj": "model.layers.N.self_attn.o_proj",
+    "stack.blocks.N.attention_norm": "model.layers.N.input_layernorm",
+    "stack.blocks.N.feed_forward.gate_proj": "model.layers.N.mlp.gate_proj",
+    "stack.blocks.N.feed_forward.up_proj": "model.layers.N.mlp.up_proj",
+    "stack.blocks.N.feed_forward.down_proj": "model.layers.N.mlp.down_proj",
+    "stack.blocks.N.feed_forward_norm": "model.layers.N.post_attention_layernorm",
+    "stack.final_norm": "model.norm",
+    "lm_head": "lm_head",
+}
+_BERT = {
+    "embeddings": "bert.embeddings.word_embeddings",
+    "type_embeddings": "bert.embeddings.token_type_embeddings",
+    "stack.positions": "bert.embeddings.position_embeddings",
+    "stack.embedding_norm": "bert.embeddings.LayerNorm",
+    "stack.blocks.N.attention.q_proj": "bert.encoder.layer.N.attention.self.query",
+    "stack.blocks.N.attention.k_proj": "bert.encoder.layer.N.attention.self.key",
+    "stack.blocks.N.attention.v_proj": "bert.encoder.layer.N.attention.self.value",
+    "stack.blocks.N.attention.o_proj": "bert.encoder.layer.N.attention.output.dense",
+    "stack.blocks.N.attention_norm": "bert.encoder.layer.N.attention.output.LayerNorm",
+    "stack.blocks.N.feed_forward.up_proj": "bert.encoder.layer.N.intermediate.dense",
+    "stack.blocks.N.feed_forward.down_proj": "bert.encoder.layer.N.output.dense",
+    "stack.blocks.N.feed_forward_norm": "bert.encoder.layer.N.output.LayerNorm",
+    "transform": "cls.predictions.transform.dense",
+    "transform_norm": "cls.predictions.transform.LayerNorm",
+    "lm_head": "cls.predictions.decoder",
+}
+_T5 = {
+    "embeddings": "shared",
+    "lm_head": "lm_head",
+    **{
+        f"{stack}.{ours}": f"{stack}.{theirs}"
+        for stack in ("encoder", "decoder")
+        for ours, theirs in {
+            "relative_bias.table": "block.0.layer.0.SelfAttention.relative_attention_bias",
+            "blocks.N.attention.q_proj": "block.N.layer.0.SelfAttention.q",
+            "blocks.N.attention.k_proj": "block.N.layer.0.SelfAttention.k",
+            "blocks.N.attention.v_proj": "block.N.layer.0.SelfAttention.v",
+            "blocks.N.attention.o_proj": "block.N.layer.0.SelfAttention.o",
+            "blocks.N.attention_norm": "block.N.layer.0.layer_norm",
+            "blocks.N.cross_attention.q_proj": "block.N.layer.1.EncDecAttention.q",
+            "blocks.N.cross_attention.k_proj": "block.N.layer.1.EncDecAttention.k",
+            "blocks.N.cross_attention.v_proj": "block.N.layer.1.EncDecAttention.v",
+            "blocks.N.cross_attention.o_proj": "block.N.layer.1.EncDecAttention.o",
+            "blocks.N.cross_norm": "block.N.layer.1.layer_norm",
+            "blocks.N.feed_forward_norm": f"block.N.layer.{1 if stack == 'encoder' else 2}.layer_norm",
+            "final_norm": "final_layer_norm",
+        }.items()
+    },
+}
+
+
+def _t5_feed_forward(gated: bool) -> dict[str, str]:
+    """Return the names of T5's feed-forward layers, which a gate changes."""
+    names = (
+        {"up_proj": "wi_1", "gate_proj": "wi_0", "down_proj": "wo"} if gated else {"up_proj": "wi", "down_proj": "wo"}
+    )
+    return {
+        f"{stack}.blocks.N.feed_forward.{ours}": f"{stack}.block.N.layer.{place}.DenseReluDense.{theirs}"
+        for stack, place in (("encoder", 1), ("decoder", 2))
+        for ours, theirs in names.items()
+    }
+
+
+def _names(config: TransformerConfig, kind: type[nn.Module]) -> dict[str, str]:
+    """Return Hugging Face's name for each module of our model, layers numbered."""
+    if kind is EncoderDecoder:
+        names = _T5 | _t5_feed_forward(config.activation == "geglu")
+    else:
+        names = _LLAMA if kind is Decoder else _BERT
+    return {
+        ours.replace(".N.", f".{layer}."): theirs.replace(".N.", f".{layer}.")
+        for layer in range(config.num_layers)
+        for ours, theirs in names.items()
+    }
+
+
+def _translate(state: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:
+    """Rename the entries of a state dict; those of modules that ``names`` does not know are left out."""
+    renamed = {}
+    for name, tensor in state.items():
+        module, _, leaf = name.rpartition(".")
+        if module in names:
+            renamed[f"{names[module]}.{leaf}"] = tensor
+    return renamed
+
+
+def _refuse_difference(config: TransformerConfig, wanted: dict[str, Any], family: str) -> None:
+    """Raise where a model is not of the shape that Hugging Face's class computes."""
+    different = [
+        f"{name}={getattr(config, name)!r} (it takes {value!r})"
+        for name, value in wanted.items()
+        if getattr(config, name) not in (value if isinstance(value, tuple) else (value,))
+    ]
+    if different:
+        raise ValueError(f"this model is no {family}: {', '.join(different)}; change its TransformerConfig")
+
+
+def _hf_config(model: Model) -> Any:
+    config = model.config
+    if isinstance(model, Decoder):
+        wanted = {"position": "rope", "norm": "rms", "norm_first": True, "activation": "swiglu", "bias": False,
+                  "embedding_norm": False, "scale_attention": True}  # fmt: skip
+        _refuse_difference(config, wanted, "Llama")
+        return LlamaConfig(
+            vocab_size=config.vocab_size, hidden_size=config.d_model, intermediate_size=config.d_ff,
+            num_hidden_layers=config.num_layers, num_attention_heads=config.num_heads,
+            num_key_value_heads=config.num_key_value_heads, head_dim=config.d_head,
+            rms_norm_eps=config.norm_eps, max_position_embeddings=config.max_length,
+            tie_word_embeddings=config.tie_embeddings, rope_parameters={"rope_type": "default",
+            "rope_theta": config.rope_base}, bos_token_id=None, eos_token_id=None, pad_token_id=None,
+        )  # fmt: skip
+    if isinstance(model, Encoder):
+        wanted = {"position": "learned", "norm": "layer", "norm_first": False, "activation": "gelu", "bias": True,
+                  "embedding_norm": True, "scale_attention": True, "num_key_value_heads": config.num_heads,
+                  "d_head": config.d_model // config.num_heads, "tie_embeddings": True}  # fmt: skip
+        _refuse_difference(config, wanted, "BERT")
+        if not config.type_vocab_size:
+            raise ValueError("this model is no BERT: type_vocab_size=0 (it takes 1 or more); change its config")
+        return BertConfig(
+            vocab_size=config.vocab_size, hidden_size=config.d_model, intermediate_size=config.d_ff,
+            num_hidden_layers=config.num_layers, num_attention_heads=config.num_heads,
+            max_position_embeddings=config.max_length, type_vocab_size=config.type_vocab_size,
+            layer_norm_eps=config.norm_eps, hidden_dropout_prob=config.dropout,
+            attention_probs_dropout_prob=0.0, pad_token_id=None,
+        )  # fmt: skip
+    wanted = {"position": "t5", "norm": "rms", "norm_first": True, "activation": ("relu", "geglu"), "bias": False,
+              "embedding_norm": False, "scale_attention": False, "num_key_value_heads": config.num_heads,
+              "tie_embeddings": True}  # fmt: skip
+    _refuse_difference(config, wanted, "T5")
+    special: dict[str, Any] = {
+        "tie_word_embeddings": True,
+        "pad_token_id": 0,
+        "eos_token_id": None,
+        "decoder_start_token_id": 0,
+    }
+    return T5Config(
+        vocab_size=config.vocab_size, d_model=config.d_model, d_kv=config.d_head, d_ff=config.d_ff,
+        num_layers=config.num_layers, num_decoder_layers=config.num_layers, num_heads=config.num_heads,
+        layer_norm_epsilon=config.norm_eps,
+        dropout_rate=config.dropout, feed_forward_proj="relu" if config.activation == "relu" else "gated-gelu",
+        **special,
+    )  # fmt: skip
+
+
+def to_hf(model: Model) -> PreTrainedModel:
+    """Return the same model as Hugging Face's ``LlamaForCausalLM``, ``BertForMaskedLM`` or ``T5For...Generation``.
+
+    The weights are copied: training the one leaves the other alone. Ids of special tokens belong to the tokenizer and
+    are left unset (but for T5's padding and start token, 0).
+
+    Raises:
+        ValueError: the model has a shape that those classes do not compute; the message names each difference.
+    """
+    config = _hf_config(model)
+    kinds = {Decoder: LlamaForCausalLM, Encoder: BertForMaskedLM, EncoderDecoder: T5ForConditionalGeneration}
+    with torch.random.fork_rng(devices=[]):  # its own initial weights, overwritten below, cost no random numbers
+        theirs = kinds[type(model)](config)
+    state = _translate(model.state_dict(), _names(model.config, type(model)))
+    expected = theirs.state_dict()
+    aliases = {"cls.predictions.bias": "cls.predictions.decoder.bias"} | dict.fromkeys(
+        ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"), "shared.weight"
+    )
+    state |= {name: state[alias] for name, alias in aliases.items() if name in expected}
+    theirs.load_state_dict(state)
+    return theirs.to(next(model.parameters()).device).train(model.training)
+
+
+def from_hf(hf_model: PreTrainedModel) -> Model:
+    """Return the book's model with the weights of a Hugging Face Llama, BERT or T5 (with its language-model head).
+
+    Raises:
+        ValueError: another class, or a shape that the book's blocks do not have.
+    """
+    theirs: Any = hf_model.config
+    model: Model
+    if isinstance(hf_model, LlamaForCausalLM):
+        rope = getattr(theirs, "rope_parameters", None) or {"rope_theta": theirs.rope_theta}
+        scaling = rope.get("rope_type", "default")
+        _refuse_unlike(theirs, {"attention_bias": False, "mlp_bias": False, "hidden_act": "silu"})
+        if scaling != "default":
+            raise ValueError(f"rope_type={scaling!r}: the book's blocks compute 'default' only")
+        model = Decoder(
+            TransformerConfig(
+                theirs.vocab_size, theirs.hidden_size, theirs.num_hidden_layers, theirs.num_attention_heads,
+                theirs.num_key_value_heads, theirs.head_dim, theirs.intermediate_size, theirs.max_position_embeddings,
+                norm_eps=theirs.rms_norm_eps, tie_embeddings=theirs.tie_word_embeddings, rope_base=rope["rope_theta"],
+            )
+        )  # fmt: skip
+    elif isinstance(hf_model, BertForMaskedLM):
+        _refuse_unlike(theirs, {"hidden_act": "gelu", "is_decoder": False})
+        model = Encoder(
+            TransformerConfig.bert(
+                theirs.vocab_size, d_model=theirs.hidden_size, num_layers=theirs.num_hidden_layers,
+                num_heads=theirs.num_attention_heads, d_ff=theirs.intermediate_size,
+                max_length=theirs.max_position_embeddings, type_vocab_size=theirs.type_vocab_size,
+                norm_eps=theirs.layer_norm_eps, dropout=theirs.hidden_dropout_prob,
+            )
+        )  # fmt: skip
+    elif isinstance(hf_model, T5ForConditionalGeneration):
+        _refuse_unlike(
+            theirs,
+            {"feed_forward_proj": ("relu", "gated-gelu"), "relative_attention_num_buckets": 32,
+             "relative_attention_max_distance": 128, "num_decoder_layers": theirs.num_layers,
+             "tie_word_embeddings": True, "scale_decoder_outputs": True},
+        )  # fmt: skip
+        model = EncoderDecoder(
+            TransformerConfig.t5(
+                theirs.vocab_size, d_model=theirs.d_model, num_layers=theirs.num_layers, num_heads=theirs.num_heads,
+                d_head=theirs.d_kv, d_ff=theirs.d_ff, norm_eps=theirs.layer_norm_epsilon, dropout=theirs.dropout_rate,
+                activation="relu" if theirs.feed_forward_proj == "relu" else "geglu",
+            )
+        )  # fmt: skip
+    else:
+        raise ValueError(
+            f"{type(hf_model).__name__} is none of the classes that the book's blocks compute: "
+            "LlamaForCausalLM, BertForMaskedLM, T5ForConditionalGeneration"
+        )
+    names = {theirs: ours for ours, theirs in _names(model.config, type(model)).items()}
+    model.load_state_dict(_translate(hf_model.state_dict(), names))
+    return model.to(hf_model.device).train(hf_model.training)
+
+
+def _refuse_unlike(config: Any, wanted: dict[str, Any]) -> None:
+    """Raise where a Hugging Face model computes what the book's blocks do not."""
+    for name, value in wanted.items():
+        allowed = value if isinstance(value, tuple) else (value,)
+        given = getattr(config, name, allowed[0])
+        if given not in allowed:
+            raise ValueError(f"{name}={given!r}: the book's blocks compute {' or '.join(map(repr, allowed))} only")
+
+
+@contextlib.contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    """Keep transformers from drawing a bar for a file of a few megabytes."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def save(model: Model, folder: str | Path) -> Path:
+    """Write ``config.json`` and ``model.safetensors`` into ``folder``, which may exist; return its path.
+
+    The files are written beside the folder and moved when complete: an interrupted save leaves the old ones.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file: name a folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        with _without_progress_bars():
+            to_hf(model).save_pretrained(temporary)
+        folder.mkdir(exist_ok=True)
+        for path in temporary.iterdir():
+            path.replace(folder / path.name)
+    finally:
+        shutil.rmtree(temporary)
+    return folder
+
+
+def load(folder: str | Path) -> Model:
+    """Return the book's model from a local folder that :func:`save` or Hugging Face's ``save_pretrained`` wrote.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or no ``config.json`` or weights in it.
+        ValueError: a model of another shape than the book's, see :func:`from_hf`.
+    """
+    folder = Path(folder)
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} has no {name}: name a folder that hub.save or save_pretrained wrote")
+    config = AutoConfig.from_pretrained(folder)
+    kinds = {"llama": AutoModelForCausalLM, "bert": AutoModelForMaskedLM, "t5": AutoModelForSeq2SeqLM}
+    if config.model_type not in kinds:
+        raise ValueError(f"{folder} holds a {config.model_type}: the book's blocks compute {', '.join(kinds)}")
+    with _without_progress_bars():
+        return from_hf(kinds[config.model_type].from_pretrained(folder, use_safetensors=True))
