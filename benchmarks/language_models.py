@@ -8,18 +8,9 @@ the chapter's held-out documents; Kneser-Ney of order 5 is counted on the same t
 """
 
 import argparse
-import json
 import math
-import os
-import platform
-import shlex
-import subprocess
-import sys
 import time
-from datetime import date
-from pathlib import Path
 
-import jupytext
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -28,19 +19,12 @@ from tqdm.auto import tqdm
 
 from llmbook import corpora, ngram, runtime, tokenization
 from llmbook.metrics import bits_per_byte
-
-ROOT = Path(__file__).resolve().parents[1]
-CHAPTER = ROOT / "book" / "en" / "01-language-models.md"
-RESULT = ROOT / "results" / "language-models.json"
+from recording import ROOT, origin, run_engine, write
 
 
 def engine(rt: runtime.Runtime) -> dict:
-    """Run the chapter's cells tagged `engine`; return what they define."""
-    namespace = {"math": math, "np": np, "torch": torch, "nn": nn, "F": F, "rt": rt}
-    for cell in jupytext.read(CHAPTER).cells:
-        if "engine" in cell.metadata.get("tags", []):
-            exec(cell.source, namespace)  # our own manuscript
-    return namespace
+    """Return what chapter 1's cells tagged `engine` define."""
+    return run_engine("01-language-models", {"math": math, "np": np, "torch": torch, "nn": nn, "F": F, "rt": rt})
 
 
 def main() -> None:
@@ -50,7 +34,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=256, help="width of the networks")
     arguments = parser.parse_args()
 
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    record = origin()
     rt = runtime.setup()
     chapter = engine(rt)
     docs = corpora.pydocs()
@@ -85,23 +69,8 @@ def main() -> None:
                      "parameters": size})  # fmt: skip
         tqdm.write(f"{kind.__name__} {n:,} tokens, seed {seed}: {bits:.3f} bits per byte, {seconds:.0f} s")
 
-    gpu = torch.cuda.get_device_name() if rt.device.type == "cuda" else None
-    record = {
-        "command": shlex.join(["python", *sys.argv]),
-        "date": date.today().isoformat(),
-        "commit": commit,
-        "device": str(rt),
-        "machine": gpu or f"{os.cpu_count()} shared {platform.machine()} cores",
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
-        "data": fingerprint,
-        "width": arguments.width,
-        "runs": runs,
-    }
-    RESULT.parent.mkdir(exist_ok=True)
-    partial = RESULT.with_suffix(".partial")
-    partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf8")
-    partial.replace(RESULT)
-    print(RESULT)
+    record |= {"device": str(rt), "data": fingerprint, "width": arguments.width, "runs": runs}
+    write(ROOT / "results" / "language-models.json", record)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,15 @@
-import importlib.util
-from pathlib import Path
+import json
 
 import numpy as np
 import torch
 
+import language_models
+import recording
 from llmbook import runtime
-
-SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "language_models.py"
 
 
 def test_the_chapters_engine_trains_and_scores_every_model():
-    spec = importlib.util.spec_from_file_location("language_models", SCRIPT)
-    benchmark = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(benchmark)
-    chapter = benchmark.engine(runtime.setup())
+    chapter = language_models.engine(runtime.setup())
     stream = torch.arange(20_000) % 30  # each token tells the next one
     document = (np.arange(200) % 30).astype(np.int32)
     assert len(chapter["RATES"]) == 3
@@ -25,3 +21,12 @@ def test_the_chapters_engine_trains_and_scores_every_model():
         after = chapter["log_probs"](model, [document, document[:5]])
         assert before.shape == after.shape == (205,)
         assert after.mean() > before.mean() + 0.5, kind.__name__
+
+
+def test_record_says_where_it_comes_from_and_is_written_in_one_go(tmp_path):
+    record = recording.origin()
+    assert len(record["commit"]) == 40 and record["versions"]["torch"] and record["command"].startswith("python ")
+    path = tmp_path / "results" / "a.json"
+    recording.write(path, record | {"runs": [1.5]})
+    assert json.loads(path.read_text()) == record | {"runs": [1.5]}
+    assert [file.name for file in path.parent.iterdir()] == ["a.json"]
