@@ -18,9 +18,11 @@ test: venv ## run every check; a table at the end
 	@$(RUN) tools/check.py
 
 notebooks: venv ## execute the chapters whose code changed, or one: CHAPTER=03-attention
+	@$(RUN) tools/vendor.py --views
 	@$(RUN) tools/notebooks.py '$(CHAPTER)'
 
 lab: venv ## open JupyterLab on the notebooks
+	-@$(RUN) tools/vendor.py --views
 	@.venv/bin/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/en \
 	  $(if $(filter 0,$(shell id -u)),--allow-root)
 

@@ -1,8 +1,53 @@
-"""What all tests share: one thread for each process."""
+"""What all tests share: one thread for each process, and one browser for those that need it."""
 
 import os
+
+import pytest
 
 # Two workers with two threads each on two cores spend their time waiting for each other; set before torch is imported.
 for _library in ("OMP", "MKL", "OPENBLAS"):
     os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(scope="session")
+def browser(pytestconfig):
+    """One Chromium for all tests; its name is printed at the start."""
+    from browsing import OPTIONS
+    from playwright.sync_api import sync_playwright
+
+    from browser import find_browser
+    from chapters import Problem
+
+    try:
+        path, origin = find_browser()
+    except Problem as error:
+        pytest.fail(str(error), pytrace=False)
+    with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        print(f"browser: {path} ({origin})")
+    with sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=path, args=OPTIONS)
+
+
+@pytest.fixture
+def open_page(browser, address):
+    """Open a page of the module's `address` with all other hosts blocked; `page.bytes` holds the sizes."""
+    from browsing import SCREEN, new_context, watched_page
+
+    contexts = []
+
+    def open_page(path, theme="light", size=SCREEN):
+        contexts.append(new_context(browser, theme, size))
+        page = watched_page(contexts[-1], address)
+        page.bytes = {}
+
+        def finished(request):
+            page.bytes[request.url] = len(request.response().body())
+
+        page.on("requestfinished", finished)
+        page.goto(f"{address}/{path}", wait_until="networkidle")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()

@@ -7,22 +7,14 @@ import json
 import re
 import subprocess
 import sys
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, Route, sync_playwright
-
-from browser import find_browser
-from chapters import Problem
+from browsing import PHONE, SCREEN, serious_barriers, serve
 
 ROOT = Path(__file__).resolve().parents[1]
 SITE = ROOT / "_build" / "html"
-SCREEN, PHONE = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
 MAX_PAGE_KIB = 1200
-OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 
 
 def pages():
@@ -30,81 +22,11 @@ def pages():
     return [f"{name}.html" for name in re.findall(r"(?:file|root): (\S+)", toc)] + ["search.html"]
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture(scope="session")
 def address():
     subprocess.run([sys.executable, ROOT / "tools" / "site.py", "--if-changed"], check=True)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(SITE)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-
-
-@pytest.fixture(scope="session")
-def browser(pytestconfig):
-    try:
-        path, origin = find_browser()
-    except Problem as error:
-        pytest.fail(str(error), pytrace=False)
-    with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-        print(f"browser: {path} ({origin})")
-    with sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=path, args=OPTIONS)
-
-
-@pytest.fixture
-def open_page(browser, address):
-    """Open a page with all other hosts blocked; `page.complaints` holds what went wrong, `page.bytes` the sizes."""
-    contexts = []
-
-    def open_page(path, theme="light", size=SCREEN):
-        context = browser.new_context(viewport=size, color_scheme=theme, reduced_motion="reduce")
-        contexts.append(context)
-        page = context.new_page()
-        page.complaints, page.bytes = [], {}
-
-        def route(route: Route):
-            if route.request.url.startswith((address, "data:", "blob:")):
-                route.continue_()
-            else:
-                page.complaints.append(f"asks another host: {route.request.url}")
-                route.abort()
-
-        def answered(response):
-            if response.status >= 400:
-                page.complaints.append(f"{response.status}: {response.url}")
-
-        def finished(request):
-            page.bytes[request.url] = request.response().body().__len__()
-
-        context.route("**/*", route)
-        page.on("console", lambda message: message.type == "error" and page.complaints.append(message.text))
-        page.on("pageerror", lambda error: page.complaints.append(str(error)))
-        page.on("requestfailed", lambda request: page.complaints.append(f"failed: {request.url}"))
-        page.on("response", answered)
-        page.on("requestfinished", finished)
-        page.goto(f"{address}/{path}", wait_until="networkidle")
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-
-
-def serious_barriers(page: Page) -> list[str]:
-    """What axe-core finds of WCAG A and AA, with the place and the figures of its complaint."""
-    page.add_script_tag(path=ROOT / "node_modules" / "axe-core" / "axe.min.js")
-    found = page.evaluate("axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa']})")
-    return [
-        f"{rule['id']}: {node['html'][:120]} ({node['failureSummary'].splitlines()[-1].strip()})"
-        for rule in found["violations"]
-        if rule["impact"] in ("serious", "critical")
-        for node in rule["nodes"]
-    ]
+    with serve(SITE) as address:
+        yield address
 
 
 @pytest.mark.parametrize("size", [SCREEN, PHONE], ids=["screen", "phone"])

@@ -54,8 +54,9 @@ def test_view_speaks_the_language_it_is_given():
     [
         (np.ones((2, 3)), r"shape \(2, 3\); 5 tokens need \(5, 5\)"),
         (np.ones((1, 1, 5, 5)), "select one sequence of the batch"),
-        (np.zeros((5, 5)), "after the softmax"),
-        (np.eye(5) * 2 - 1 / 5, "after the softmax"),
+        (np.full((5, 5), 0.1), "but head 0, query 0 sums to 0.5: pass them after the softmax"),
+        (np.eye(5) * 2 - 1 / 5, "query 0 has the weight -0.2: pass them after the softmax"),
+        (np.where(np.eye(5, k=3) > 0, np.nan, np.eye(5)), "head 0, query 0 has weights that are NaN"),
     ],
 )
 def test_what_is_no_attention_is_refused(array, message):
@@ -79,3 +80,36 @@ def test_map_labels_its_axes():
     assert [label.get_text() for label in ax.get_xticklabels()] == [*TOKENS[:3], "x", "y"]
     with pytest.raises(ValueError, match="draws one head, not 2"):
         viz.attention_map(weights(2, 5), TOKENS)
+
+
+def test_row_of_zeros_is_drawn_empty():
+    masked = weights(1, 5)
+    masked[0, 2] = 0
+    viz.attention_map(masked[0], TOKENS)
+    rows = BeautifulSoup(viz.attention_view(TOKENS, masked)._repr_html_(), "html.parser").select("tbody tr")
+    assert [bool(row.td.text) for row in rows] == [True, True, False, True, True]
+
+
+def test_map_of_cross_attention_has_its_own_keys():
+    across = np.full((2, 3), 1 / 3)
+    ax = viz.attention_map(across, ["le", "chat"], key_tokens=["the", "cat", "."], query_label="cible")
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["the", "cat", "."]
+    assert ax.get_ylabel() == "cible"
+    with pytest.raises(ValueError, match=r"2 tokens and 3 key tokens need \(2, 3\)"):
+        viz.attention_map(across.T, ["le", "chat"], key_tokens=["the", "cat", "."])
+
+
+def test_view_numbers_heads_as_it_is_told():
+    soup = BeautifulSoup(viz.attention_view(TOKENS, weights(2, 5), heads=[0, 3])._repr_html_(), "html.parser")
+    assert [button.text for button in soup.select(".lm-heads button")] == ["0", "3"]
+    assert [cell.text for cell in soup.select("thead th")] == ["Head 0", "Head 3"]
+    with pytest.raises(ValueError, match="3 numbers for 2 heads"):
+        viz.attention_view(TOKENS, weights(2, 5), heads=[0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("token", "shown"),
+    [(" the", "the"), ("\n", "↵"), (":\n", ":↵"), (" \t", "␣⇥"), ("##ing", "##ing"), ("词", "词"), ("", "")],
+)
+def test_blanks_of_a_token_are_visible(token, shown):
+    assert viz.visible(token) == shown

@@ -30,6 +30,7 @@ PART = BUILD / "part"
 SOURCES = (
     "_config.yml", "_toc.yml", "package-lock.json",
     "book/**/*", "notebooks/**/*", "tools/site.py", "tools/vendor.py", "tools/purge.mjs",
+    "llmbook/viz/*",  # the script that draws the views
 )
 # What the theme brings and no page asks for (see vendor.subset_icons and book/_templates).
 UNUSED = (

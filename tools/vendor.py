@@ -1,24 +1,27 @@
-"""Fetch what the site serves besides our own files: fonts, icons, mathematics and diagrams.
+"""Fetch what the site serves besides our own files: fonts, icons, mathematics, diagrams, and what BertViz draws with.
 
 The npm packages that ``package-lock.json`` pins are installed into ``node_modules`` once; later builds need no
-network. From there the few files that pages ask for are copied into a folder that Sphinx serves as static files.
+network. From there the few files that pages ask for are copied into a folder that Sphinx serves as static files. A
+notebook's interactive views need some of them too: ``python tools/vendor.py --views`` puts these into ``.venv``.
 """
 
 from __future__ import annotations
 
+import argparse
 import functools
 import hashlib
 import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import files as installed_files
+from importlib.util import find_spec
 from pathlib import Path
 
-import pydata_sphinx_theme
-import sphinx_book_theme
 from fontTools import subset
 
-from chapters import ROOT, Problem, report
+from chapters import ROOT, Problem, report, write_atomically
+from llmbook.viz import scripts
 
 MODULES = ROOT / "node_modules"
 LOCK = ROOT / "package-lock.json"
@@ -62,12 +65,22 @@ def install() -> Path:
     return MODULES
 
 
+def package_folder(name: str) -> Path:
+    """Return where a Python package is installed, without the seconds of its import."""
+    spec = find_spec(name)
+    if spec is None or spec.origin is None:
+        raise Problem(f"{name} is not installed: run `make venv`")
+    return Path(spec.origin).parent
+
+
 def copy_assets(target: Path) -> None:
     """Copy what pages ask for from ``node_modules`` and the theme into the new folder ``target``."""
     modules = install()
     folder = target / "vendor"
     copy_fonts(modules / "@fontsource-variable", folder)
     subset_icons(folder)
+    provide_libraries(modules)
+    copy_views(modules, folder / "bertviz")
     for name, source, pattern in (
         ("mathjax", modules / "mathjax", "es5/output/chtml/fonts/woff-v2/*.woff"),
         ("mermaid", modules / "mermaid", "dist/mermaid.esm.min.mjs"),
@@ -86,6 +99,29 @@ def purge_styles(site: Path) -> None:
         raise Problem(f"{script.name} failed: {result.stderr.strip().splitlines()[-1]}")
 
 
+def provide_libraries(modules: Path | None = None) -> None:
+    """Put the libraries of the interactive views where ``llmbook.viz`` looks for them, unless they are there."""
+    if scripts.libraries() is not None:
+        return
+    modules = modules or install()
+    scripts.FOLDER.mkdir(parents=True, exist_ok=True)
+    for library, (path, _) in scripts.LIBRARIES.items():
+        text = (modules / library.rpartition("@")[0] / path).read_text(encoding="utf-8")
+        write_atomically(scripts.FOLDER / scripts.file_name(library), text)
+    if scripts.libraries() is None:
+        raise Problem("package-lock.json and LIBRARIES in llmbook/viz/scripts.py differ: bring them in step")
+
+
+def copy_views(modules: Path, folder: Path) -> None:
+    """Write the one script that draws the interactive views of all pages, and the licences of what it contains."""
+    folder.mkdir(parents=True)
+    (folder / "views.js").write_text(scripts.site_script(), encoding="utf-8")
+    for name in (library.rpartition("@")[0] for library in scripts.LIBRARIES):
+        shutil.copyfile(next((modules / name).glob("LICENSE*")), folder / f"{name}-LICENSE")
+    licence = next(file for file in installed_files("bertviz") or () if "LICENSE" in file.name)
+    shutil.copyfile(licence.locate(), folder / "bertviz-LICENSE")
+
+
 def copy_fonts(source: Path, folder: Path) -> None:
     """Write one style sheet of all text fonts, and the files it names."""
     (folder / "fonts").mkdir(parents=True)
@@ -102,7 +138,7 @@ def copy_fonts(source: Path, folder: Path) -> None:
 
 def subset_icons(folder: Path) -> None:
     """Cut the theme's icon fonts down to the icons in use: 6 KB take the place of 1.5 MB of script."""
-    themes = [Path(module.__file__).parent for module in (pydata_sphinx_theme, sphinx_book_theme)]
+    themes = [package_folder(name) for name in ("pydata_sphinx_theme", "sphinx_book_theme")]
     static = themes[0] / "theme" / "pydata_sphinx_theme" / "static"
     css = (static / "styles" / "pydata-sphinx-theme.css").read_text()
     sources = [file for theme in themes for suffix in ("html", "py") for file in theme.rglob(f"*.{suffix}")]
@@ -125,10 +161,18 @@ def subset_icons(folder: Path) -> None:
 
 def main() -> int:
     """Install the packages; the site's build does the rest."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--views", action="store_true", help="only what the interactive views of notebooks draw with")
+    arguments = parser.parse_args()
     try:
-        print(install())
+        if arguments.views:
+            provide_libraries()
+        else:
+            print(install())
     except Problem as problem:
         return report([str(problem)])
+    except OSError as error:
+        return report([f"{scripts.FOLDER} cannot be written: {error}"])
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Pictures of attention and the look of the book's figures (chapter 1 uses them first, chapter 3 explains them)."""
+"""The book's own attention view: lines from the token pointed at to those it attends to (used from chapter 1)."""
 
 from __future__ import annotations
 
@@ -6,67 +6,12 @@ import hashlib
 import json
 from collections.abc import Sequence
 from html import escape
-from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-#: Colours of heads and of lines, told apart by colour-blind readers and legible on white and on near-black.
-PALETTE = ("#2f7fc4", "#d9700f", "#12906a", "#c0609a", "#8a6fd1", "#8b7a12", "#1793a5", "#7a7f87")
-
-
-def use_style() -> None:
-    """Give matplotlib's figures the look of the book: its colours, light grid, white card in light and dark."""
-    import matplotlib.pyplot as plt
-
-    plt.style.use(str(files("llmbook") / "book.mplstyle"))
-
-
-def attention_array(weights: Any, tokens: Sequence[str]) -> np.ndarray:
-    """Return attention weights as an array ``(heads, query, key)``; heads of weights ``(query, key)`` is 1.
-
-    ``weights`` is an array or tensor whose rows are distributions over the keys. Raises ``ValueError`` where the shape
-    does not fit the tokens, or where a row is no distribution.
-    """
-    array = np.asarray(weights.detach().cpu() if hasattr(weights, "detach") else weights, dtype=float)
-    array = array[None] if array.ndim == 2 else array
-    if array.ndim != 3 or array.shape[1:] != (len(tokens), len(tokens)):
-        raise ValueError(
-            f"weights have shape {tuple(np.shape(weights))}; {len(tokens)} tokens need ({len(tokens)}, {len(tokens)}) "
-            f"or (heads, {len(tokens)}, {len(tokens)}): select one sequence of the batch"
-        )
-    if not (array >= 0).all() or not np.allclose(array.sum(-1), 1, atol=1e-2):
-        raise ValueError("each row of weights must be a distribution over the keys: pass them after the softmax")
-    return array
-
-
-def attention_map(weights: Any, tokens: Sequence[str], ax: Axes | None = None) -> Axes:
-    """Draw one head's weights ``(query, key)`` as a heat map, queries downwards, and return its axes.
-
-    Without ``ax`` the map has a figure of its own, with a scale; in a row of maps only the outer ones are labelled.
-    """
-    import matplotlib.pyplot as plt
-
-    array = attention_array(weights, tokens)
-    if len(array) != 1:
-        raise ValueError(f"attention_map draws one head, not {len(array)}: pass weights[head] or weights.mean(0)")
-    alone = ax is None
-    if ax is None:
-        size = 1.6 + 0.26 * len(tokens)
-        _, ax = plt.subplots(figsize=(size + 0.8, size))
-    image = ax.imshow(array[0], vmin=0, vmax=1, cmap="Blues")
-    ax.set_xticks(range(len(tokens)), tokens, rotation=60, ha="right", rotation_mode="anchor", fontsize="small")
-    ax.set_yticks(range(len(tokens)), tokens, fontsize="small")
-    ax.set(xlabel="key", ylabel="query")
-    ax.grid(False)
-    if alone:
-        ax.figure.colorbar(image, ax=ax, label="attention weight", fraction=0.046, pad=0.03)
-    else:
-        ax.label_outer()
-    return ax
+from llmbook.viz.maps import PALETTE, attention_array
+from llmbook.viz.tokens import visible
 
 
 class AttentionView:
@@ -86,24 +31,32 @@ class AttentionView:
 
 
 def attention_view(
-    tokens: Sequence[str], weights: Any, label: str = "Attention weights", head_label: str = "Head"
+    tokens: Sequence[str],
+    weights: Any,
+    label: str = "Attention weights",
+    head_label: str = "Head",
+    heads: Sequence[int] | None = None,
 ) -> AttentionView:
     """Show which tokens each token attends to: point at a token, or move with the arrow keys.
 
     ``weights`` is ``(heads, query, key)`` or ``(query, key)``. Lines run from the chosen token to those it attends to,
     one colour for each head, as thick as the weight; below each token stands its weight, averaged over the heads shown.
     Screen readers get the strongest weights as a table; ``label`` names the picture to them and ``head_label`` a head.
+    Heads are counted from 1, or numbered by ``heads``.
     """
     array = attention_array(weights, tokens)
+    numbers = range(1, len(array) + 1) if heads is None else heads
+    if len(numbers) != len(array):
+        raise ValueError(f"heads has {len(numbers)} numbers for {len(array)} heads: give one for each")
     rows = [[[round(float(weight), 3) for weight in row] for row in head] for head in array]
     data = json.dumps({"weights": rows, "colours": PALETTE}, separators=(",", ":"))
     name = hashlib.sha256((data + "\0".join(tokens)).encode()).hexdigest()[:12]
     shown = [escape(visible(token)) for token in tokens]
     last = array[:, -1].mean(0)
-    heads = "".join(
-        f'<button type="button" aria-pressed="true" aria-label="{escape(head_label)} {index + 1}" '
-        f'style="--head:{PALETTE[index % len(PALETTE)]}">{index + 1}</button>'
-        for index in range(len(array))
+    buttons = "".join(
+        f'<button type="button" aria-pressed="true" aria-label="{escape(head_label)} {number}" '
+        f'style="--head:{PALETTE[index % len(PALETTE)]}">{number}</button>'
+        for index, number in enumerate(numbers)
     )
     chips = "".join(
         f'<button type="button" tabindex="{0 if key == len(shown) - 1 else -1}" style="--weight:{last[key]:.3f}">'
@@ -111,27 +64,24 @@ def attention_view(
         for key, token in enumerate(shown)
     )
     if len(array) > 1:
-        heads = f'<div class="lm-heads" role="group" aria-label="{escape(head_label)}">{heads}</div>'
+        buttons = f'<div class="lm-heads" role="group" aria-label="{escape(head_label)}">{buttons}</div>'
     else:
-        heads = ""
+        buttons = ""
     html = (
         f'<figure class="lm-attention" data-view="{name}" role="group" aria-label="{escape(label)}">'
-        f"<style>{STYLE}</style>{heads}"
+        f"<style>{STYLE}</style>{buttons}"
         f'<div class="lm-stage"><svg aria-hidden="true"></svg><div class="lm-tokens">{chips}</div></div>'
-        f"{strongest(array, shown, label, head_label)}"
+        f"{strongest(array, shown, label, head_label, numbers)}"
         f'<script>{SCRIPT.replace("NAME", name).replace("DATA", data)}</script></figure>'
     )
     return AttentionView(html, f"AttentionView({len(tokens)} tokens, {len(array)} heads)")
 
 
-def visible(token: str) -> str:
-    """Return a token with its blanks made visible, so that a space or a new line is not an empty box."""
-    return token.replace("\n", "↵").replace("\t", "⇥").replace(" ", "␣") if token.strip() == "" else token.strip(" ")
-
-
-def strongest(array: np.ndarray, shown: list[str], label: str, head_label: str, count: int = 3) -> str:
+def strongest(
+    array: np.ndarray, shown: list[str], label: str, head_label: str, numbers: Sequence[int], count: int = 3
+) -> str:
     """Return a table, for screen readers only, of the tokens that each token attends to most."""
-    header = "".join(f'<th scope="col">{escape(head_label)} {index + 1}</th>' for index in range(len(array)))
+    header = "".join(f'<th scope="col">{escape(head_label)} {number}</th>' for number in numbers)
     body = []
     for query, token in enumerate(shown):
         cells = []
