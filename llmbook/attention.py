@@ -17,12 +17,19 @@ from llmbook.positions import apply_rotary
 
 
 def _check_shapes(query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None) -> None:
+    shapes = f"query {tuple(query.shape)}, key {tuple(key.shape)}, value {tuple(value.shape)}"
+    if min(query.ndim, key.ndim, value.ndim) < 2:
+        raise ValueError(f"{shapes}: each needs at least two dimensions, (..., time, features)")
     if query.shape[-1] != key.shape[-1]:
         raise ValueError(
             f"query has {query.shape[-1]} features and key {key.shape[-1]}: their dot product needs the same number"
         )
     if key.shape[-2] != value.shape[-2]:
         raise ValueError(f"{key.shape[-2]} keys and {value.shape[-2]} values: each key needs its value")
+    try:
+        leading = torch.broadcast_shapes(query.shape[:-2], key.shape[:-2], value.shape[:-2])
+    except RuntimeError:
+        raise ValueError(f"{shapes}: the dimensions before the last two must be the same, or 1") from None
     if attention_mask is None:
         return
     if not (attention_mask.dtype == torch.bool or attention_mask.is_floating_point()):
@@ -30,7 +37,7 @@ def _check_shapes(query: Tensor, key: Tensor, value: Tensor, attention_mask: Ten
             f"attention_mask is {attention_mask.dtype}: pass booleans (True = may attend), e.g. mask.bool(), "
             "or a floating-point bias that is added to the scores"
         )
-    scores = torch.Size([*torch.broadcast_shapes(query.shape[:-2], key.shape[:-2]), query.shape[-2], key.shape[-2]])
+    scores = torch.Size([*leading, query.shape[-2], key.shape[-2]])
     try:
         fits = torch.broadcast_shapes(attention_mask.shape, scores) == scores
     except RuntimeError:
@@ -154,34 +161,38 @@ def blockwise_attention(
         key: ``(..., key, d_k)``.
         value: ``(..., key, d_v)``.
         block_size: keys in a block, from 1 up.
-        causal: let query ``i`` see keys up to its own place (queries are the last of the keys).
+        causal: let each query see the keys up to its own place (the queries are the last of the keys).
         scale: factor of the scores, by default ``1 / sqrt(d_k)``.
 
     Returns:
-        Output ``(..., query, d_v)``.
+        Output ``(..., query, d_v)``, of the values' type; the sums are kept in float32 or better.
     """
     _check_shapes(query, key, value, None)
     if block_size < 1:
         raise ValueError(f"block_size={block_size}: it takes a whole number from 1 up")
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     queries, keys = query.shape[-2], key.shape[-2]
-    mask = causal_mask(queries, keys, query.device) if causal else None
-    output = query.new_zeros(*query.shape[:-1], value.shape[-1])  # (..., query, d_v): weighted sum so far
-    top = query.new_full((*query.shape[:-1], 1), -math.inf)  # (..., query, 1): largest score so far
+    if causal and keys < queries:
+        raise ValueError(f"{queries} queries and {keys} keys: each query needs its own token among the keys")
+    place = torch.arange(keys - queries, keys, device=query.device)[:, None]  # (query, 1): of the queries
+    exact = torch.promote_types(query.dtype, torch.float32)  # half precision is too coarse for sums
+    output = query.new_zeros(*query.shape[:-1], value.shape[-1], dtype=exact)  # (..., query, d_v): weighted sum so far
+    top = query.new_full((*query.shape[:-1], 1), -math.inf, dtype=exact)  # (..., query, 1): largest score so far
     total = torch.zeros_like(top)  # (..., query, 1): sum of exp(score - top) so far
     for start in range(0, keys, block_size):
         block = slice(start, start + block_size)
-        scores = query @ key[..., block, :].transpose(-2, -1) * scale  # (..., query, block)
-        if mask is not None:
-            scores = scores.masked_fill(~mask[:, block], -math.inf)
+        scores = (query @ key[..., block, :].transpose(-2, -1)).to(exact) * scale  # (..., query, block)
+        if causal:
+            column = torch.arange(keys, device=query.device)[block]  # (block,): places of the keys
+            scores = scores.masked_fill(column > place, -math.inf)
         new_top = torch.maximum(top, scores.amax(-1, keepdim=True))  # (..., query, 1)
         shift = new_top.masked_fill(new_top == -math.inf, 0.0)  # nothing seen yet: no NaN from inf - inf
         old = (top - shift).exp()  # (..., query, 1): what the old sums are worth now
         exp_scores = (scores - shift).exp()  # (..., query, block)
         total = total * old + exp_scores.sum(-1, keepdim=True)
-        output = output * old + exp_scores @ value[..., block, :]
+        output = output * old + exp_scores @ value[..., block, :].to(exact)
         top = new_top
-    return output / total
+    return (output / total).to(value.dtype)
 
 
 class MultiHeadAttention(nn.Module):
@@ -268,8 +279,8 @@ class MultiHeadAttention(nn.Module):
                 part.repeat_interleave(self.num_heads // self.num_key_value_heads, dim=1) for part in (key, value)
             )  # (batch, heads, key, d_head)
         weights = None
+        _check_shapes(query, key, value, attention_mask)
         if output_attentions or self.pattern._forward_hooks:
-            _check_shapes(query, key, value, attention_mask)
             scores = query @ key.transpose(-2, -1) * self.scale  # (batch, heads, query, key)
             weights = self.pattern(masked_softmax(scores, attention_mask))  # (batch, heads, query, key)
             mixed = weights @ value  # (batch, heads, query, d_head)

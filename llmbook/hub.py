@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -116,13 +117,22 @@ def _names(config: TransformerConfig, kind: type[nn.Module]) -> dict[str, str]:
     }
 
 
+#: Hugging Face's second names of one tensor.
+_ALIASES = {
+    "cls.predictions.bias": "cls.predictions.decoder.bias",
+    "encoder.embed_tokens.weight": "shared.weight",
+    "decoder.embed_tokens.weight": "shared.weight",
+}
+
+
 def _translate(state: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:
-    """Rename the entries of a state dict; those of modules that ``names`` does not know are left out."""
+    """Rename the entries of a state dict; raise for one of a module that ``names`` does not know."""
     renamed = {}
     for name, tensor in state.items():
         module, _, leaf = name.rpartition(".")
-        if module in names:
-            renamed[f"{names[module]}.{leaf}"] = tensor
+        if module not in names:
+            raise ValueError(f"{name} has no place in the other model: its blocks have another shape")
+        renamed[f"{names[module]}.{leaf}"] = tensor
     return renamed
 
 
@@ -187,8 +197,9 @@ def _hf_config(model: Model) -> Any:
 def to_hf(model: Model) -> PreTrainedModel:
     """Return the same model as Hugging Face's ``LlamaForCausalLM``, ``BertForMaskedLM`` or ``T5For...Generation``.
 
-    The weights are copied: training the one leaves the other alone. Ids of special tokens belong to the tokenizer and
-    are left unset (but for T5's padding and start token, 0).
+    The weights are copied, in their precision: training the one leaves the other alone. Ids of special tokens belong to
+    the tokenizer and are left unset (but for T5's padding and start token, 0). Both compute the same logits in ``eval``
+    mode; while training, dropout falls in different places (Llama has none).
 
     Raises:
         ValueError: the model has a shape that those classes do not compute; the message names each difference.
@@ -199,12 +210,11 @@ def to_hf(model: Model) -> PreTrainedModel:
         theirs = kinds[type(model)](config)
     state = _translate(model.state_dict(), _names(model.config, type(model)))
     expected = theirs.state_dict()
-    aliases = {"cls.predictions.bias": "cls.predictions.decoder.bias"} | dict.fromkeys(
-        ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"), "shared.weight"
-    )
-    state |= {name: state[alias] for name, alias in aliases.items() if name in expected}
+    state |= {name: state[alias] for name, alias in _ALIASES.items() if name in expected}
+    weight = model.embeddings.weight
+    theirs = theirs.to(weight.device, weight.dtype)
     theirs.load_state_dict(state)
-    return theirs.to(next(model.parameters()).device).train(model.training)
+    return theirs.train(model.training)
 
 
 def from_hf(hf_model: PreTrainedModel) -> Model:
@@ -229,7 +239,7 @@ def from_hf(hf_model: PreTrainedModel) -> Model:
             )
         )  # fmt: skip
     elif isinstance(hf_model, BertForMaskedLM):
-        _refuse_unlike(theirs, {"hidden_act": "gelu", "is_decoder": False})
+        _refuse_unlike(theirs, {"hidden_act": "gelu", "is_decoder": False, "tie_word_embeddings": True})
         model = Encoder(
             TransformerConfig.bert(
                 theirs.vocab_size, d_model=theirs.hidden_size, num_layers=theirs.num_hidden_layers,
@@ -258,8 +268,10 @@ def from_hf(hf_model: PreTrainedModel) -> Model:
             "LlamaForCausalLM, BertForMaskedLM, T5ForConditionalGeneration"
         )
     names = {theirs: ours for ours, theirs in _names(model.config, type(model)).items()}
-    model.load_state_dict(_translate(hf_model.state_dict(), names))
-    return model.to(hf_model.device).train(hf_model.training)
+    state = {name: tensor for name, tensor in hf_model.state_dict().items() if name not in _ALIASES}
+    model = model.to(hf_model.device, hf_model.dtype)
+    model.load_state_dict(_translate(state, names))
+    return model.train(hf_model.training)
 
 
 def _refuse_unlike(config: Any, wanted: dict[str, Any]) -> None:
@@ -286,11 +298,22 @@ def _without_progress_bars() -> Iterator[None]:
 def save(model: Model, folder: str | Path) -> Path:
     """Write ``config.json`` and ``model.safetensors`` into ``folder``, which may exist; return its path.
 
-    The files are written beside the folder and moved when complete: an interrupted save leaves the old ones.
+    The files are written beside the folder and moved when complete: an interrupted save leaves the old ones. Other
+    files of the folder (a tokenizer's) stay.
+
+    Raises:
+        ValueError: ``folder`` is a file, the model has a shape that :func:`to_hf` refuses, or weights that are NaN or
+            infinite, as after a training that diverged; the old files stay.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file: name a folder")
+    broken = [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]
+    if broken:
+        raise ValueError(
+            f"{len(broken)} tensors have NaN or infinite values, {broken[0]} first: this model has diverged, and "
+            "nothing was saved; go back to an earlier checkpoint and a smaller learning rate"
+        )
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -305,19 +328,27 @@ def save(model: Model, folder: str | Path) -> Path:
 
 
 def load(folder: str | Path) -> Model:
-    """Return the book's model from a local folder that :func:`save` or Hugging Face's ``save_pretrained`` wrote.
+    """Return the book's model, in ``eval`` mode, from a local folder that :func:`save` or ``save_pretrained`` wrote.
 
     Raises:
         FileNotFoundError: there is no such folder, or no ``config.json`` or weights in it.
-        ValueError: a model of another shape than the book's, see :func:`from_hf`.
+        ValueError: a model of another shape than the book's, see :func:`from_hf`; a damaged file; weights that are
+            missing, which ``from_pretrained`` would draw at random.
     """
     folder = Path(folder)
-    for name in ("config.json", "model.safetensors"):
-        if not (folder / name).is_file():
+    for name in ("config.json", "model*.safetensors"):  # a large model's weights are in several files
+        if not any(folder.glob(name)):
             raise FileNotFoundError(f"{folder} has no {name}: name a folder that hub.save or save_pretrained wrote")
     config = AutoConfig.from_pretrained(folder)
     kinds = {"llama": AutoModelForCausalLM, "bert": AutoModelForMaskedLM, "t5": AutoModelForSeq2SeqLM}
     if config.model_type not in kinds:
         raise ValueError(f"{folder} holds a {config.model_type}: the book's blocks compute {', '.join(kinds)}")
+    options: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True, "local_files_only": True}
     with _without_progress_bars():
-        return from_hf(kinds[config.model_type].from_pretrained(folder, use_safetensors=True))
+        try:
+            theirs, info = kinds[config.model_type].from_pretrained(folder, **options)
+        except (SafetensorError, RuntimeError) as error:
+            raise ValueError(f"the weights in {folder} do not fit its config.json, or the file is damaged") from error
+    if info["missing_keys"]:
+        raise ValueError(f"{folder} lacks weights, {sorted(info['missing_keys'])[0]} first: save the model anew")
+    return from_hf(theirs)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -83,22 +84,42 @@ class TransformerConfig:
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r}: it takes {', '.join(allowed)}")
         for name in ("vocab_size", "d_model", "num_layers", "num_heads", "max_length"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: it takes a whole number from 1 up")
+            self._check_whole(name, 1)
+        self._check_whole("type_vocab_size", 0)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout}: it takes a probability from 0 up to, not including, 1")
+        for name in ("norm_eps", "rope_base"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)}: it takes a number above 0")
+        if self.d_head is None and self.d_model % self.num_heads:
+            raise ValueError(
+                f"d_model={self.d_model} is no multiple of num_heads={self.num_heads}: change one, or give d_head"
+            )
         defaults = {
             "num_key_value_heads": self.num_heads,
             "d_head": self.d_model // self.num_heads,
             "d_ff": 4 * self.d_model,
         }
-        if self.d_head is None and self.d_model % self.num_heads:
-            raise ValueError(
-                f"d_model={self.d_model} is no multiple of num_heads={self.num_heads}: change one, or give d_head"
-            )
         for name, value in defaults.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)  # the class is frozen
+            self._check_whole(name, 1)
+        if self.num_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"num_heads={self.num_heads} is no multiple of num_key_value_heads={self.num_key_value_heads}: "
+                "change one"
+            )
+        turned = {"rope": "d_head", "sinusoidal": "d_model"}.get(self.position)
+        if turned is not None and getattr(self, turned) % 2:
+            raise ValueError(
+                f"{turned}={getattr(self, turned)} is odd, and position={self.position!r} turns pairs of features: "
+                "make it even, or choose other positions"
+            )
+
+    def _check_whole(self, name: str, smallest: int) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < smallest:
+            raise ValueError(f"{name}={value!r}: it takes a whole number from {smallest} up")
 
     @classmethod
     def bert(cls, vocab_size: int, **changes: Any) -> TransformerConfig:
@@ -263,7 +284,7 @@ class Stack(nn.Module):
     def add_positions(self, embeddings: Tensor, position_ids: Tensor) -> Tensor:
         """Add position vectors to ``(batch, time, d_model)`` where the model has them."""
         if self.config.position == "learned":
-            if int(position_ids.max()) >= self.config.max_length:
+            if position_ids.numel() and int(position_ids.max()) >= self.config.max_length:
                 raise ValueError(
                     f"{int(position_ids.max()) + 1} tokens, but the model has learned {self.config.max_length} "
                     "positions: shorten the text, or make the model with a larger max_length"
@@ -273,6 +294,18 @@ class Stack(nn.Module):
             table = sinusoidal(int(position_ids.max()) + 1, self.config.d_model)  # (time, d_model)
             return embeddings + table.to(embeddings)[position_ids]
         return embeddings
+
+    def cached_tokens(self, past_key_values: Cache | None, batch: int) -> int:
+        """Return how many earlier tokens the cache holds; refuse one that is not of this model and batch."""
+        if past_key_values is None:
+            return 0
+        layers, held = len(past_key_values), len(past_key_values[0][0]) if past_key_values else batch
+        if (layers, held) != (len(self.blocks), batch):
+            raise ValueError(
+                f"past_key_values has {layers} layers for a batch of {held}, the model {len(self.blocks)} layers and "
+                f"the tokens a batch of {batch}: pass on what the last call with these sequences returned"
+            )
+        return past_key_values[0][0].shape[2]
 
     def mask(self, embeddings: Tensor, attention_mask: Tensor | None, key_length: int) -> Tensor | None:
         """Combine causal mask, padding and position bias to what broadcasts to ``(batch, heads, query, key)``."""
@@ -305,15 +338,22 @@ class Stack(nn.Module):
         output_attentions: bool = False,
     ) -> StackOutput:
         """Run the blocks on ``(batch, time, d_model)``; the other arguments are those of the models."""
-        past = past_key_values[0][0].shape[2] if past_key_values else 0
+        past = self.cached_tokens(past_key_values, len(embeddings))
         key_length = past + embeddings.shape[1]
         if position_ids is None:
             position_ids = torch.arange(past, key_length, device=embeddings.device)[None]  # (1, time)
+        if position_ids.shape not in (embeddings.shape[:2], (1, embeddings.shape[1])):
+            raise ValueError(
+                f"position_ids has shape {tuple(position_ids.shape)}: it takes (batch, time) = "
+                f"{tuple(embeddings.shape[:2])}, the positions of the new tokens"
+            )
         turn = None
         if self.config.position == "rope":
             cos, sin = rotary(position_ids, self.config.d_head, self.config.rope_base)  # (batch or 1, time, d_head)
             turn = cos[:, None].to(embeddings), sin[:, None].to(embeddings)
         mask = self.mask(embeddings, attention_mask, key_length)
+        if context is not None and len(context) != len(embeddings):
+            raise ValueError(f"{len(context)} sources for {len(embeddings)} targets: each target needs its source")
         cross_mask = None if context_mask is None else padding_mask(context_mask)  # (batch, 1, 1, source)
         hidden = self.dropout(self.embedding_norm(self.add_positions(embeddings, position_ids)))
         states, weights, cross_weights, cache = [hidden], [], [], []
@@ -345,15 +385,16 @@ def initialise(model: nn.Module, config: TransformerConfig) -> None:
             nn.init.zeros_(module.bias)
 
 
-def _check_ids(input_ids: Tensor, vocab_size: int) -> None:
-    if input_ids.ndim != 2 or input_ids.is_floating_point():
+def _check_ids(ids: Tensor, size: int, name: str = "input_ids") -> None:
+    if ids.ndim != 2 or ids.is_floating_point():
+        raise ValueError(f"{name} has shape {tuple(ids.shape)} and type {ids.dtype}: pass whole numbers (batch, time)")
+    if ids.is_meta or not ids.numel():  # a model without data, to be counted: there is nothing to look at
+        return
+    low, high = int(ids.min()), int(ids.max())
+    if not 0 <= low <= high < size:
         raise ValueError(
-            f"input_ids has shape {tuple(input_ids.shape)} and type {input_ids.dtype}: pass whole numbers (batch, time)"
-        )
-    if input_ids.numel() and not 0 <= int(input_ids.min()) <= int(input_ids.max()) < vocab_size:
-        raise ValueError(
-            f"input_ids run from {int(input_ids.min())} to {int(input_ids.max())}, the vocabulary from 0 to "
-            f"{vocab_size - 1}: encode with the tokenizer the model was trained with"
+            f"{name} run from {low} to {high}, the model's table from 0 to {size - 1}: encode with the tokenizer "
+            "the model was trained with"
         )
 
 
@@ -442,6 +483,12 @@ class Encoder(nn.Module):
         embeddings = self.embeddings(input_ids)  # (batch, time, d_model)
         if self.config.type_vocab_size:
             segments = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids  # (batch, time)
+            if segments.shape != input_ids.shape:
+                raise ValueError(
+                    f"token_type_ids has shape {tuple(segments.shape)}, input_ids {tuple(input_ids.shape)}: "
+                    "each token needs its segment"
+                )
+            _check_ids(segments, self.config.type_vocab_size, "token_type_ids")
             embeddings = embeddings + self.type_embeddings(segments)
         out = self.stack(embeddings, attention_mask, output_attentions=output_attentions)
         features = self.transform_norm(F.gelu(self.transform(out.last_hidden_state)))  # (batch, time, d_model)
@@ -502,7 +549,7 @@ class EncoderDecoder(nn.Module):
         if input_ids is not None:
             encoded = self.encode(input_ids, attention_mask, output_attentions)
             encoder_last_hidden_state = encoded.last_hidden_state  # (batch, source, d_model)
-        _check_ids(decoder_input_ids, self.config.vocab_size)
+        _check_ids(decoder_input_ids, self.config.vocab_size, "decoder_input_ids")
         out = self.decoder(
             self.embeddings(decoder_input_ids),
             past_key_values=past_key_values,
@@ -531,31 +578,70 @@ def count_parameters(model: nn.Module, embeddings: bool = True) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if embeddings or id(parameter) not in tables)
 
 
+def flops_per_token(config: TransformerConfig, length: int) -> int:
+    """Count floating-point operations of a :class:`Decoder` per token, forward, in sequences of ``length`` tokens.
+
+    Two for each parameter of a matrix, and attention's scores and sums over all ``length`` keys (torch's kernels and
+    its ``FlopCounterMode`` do not leave out what a causal mask hides). A training step takes three times as many.
+    """
+    attention = 2 * config.d_model * config.d_head * (config.num_heads + config.num_key_value_heads)
+    gated = config.activation in ("swiglu", "geglu")
+    feed_forward = (3 if gated else 2) * config.d_model * config.d_ff
+    matrices = config.num_layers * (attention + feed_forward) + config.vocab_size * config.d_model
+    return 2 * matrices + 4 * length * config.num_layers * config.num_heads * config.d_head
+
+
+def padded_positions(attention_mask: Tensor) -> Tensor:
+    """Return positions ``(batch, time)`` that count each row's tokens from 0 and leave its padding out (at 0)."""
+    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
 @torch.no_grad()
-def greedy(model: Decoder | EncoderDecoder, prompt: Tensor, max_new_tokens: int, use_cache: bool = True,
-           source: Tensor | None = None) -> Tensor:  # fmt: skip
+def greedy(
+    model: Decoder | EncoderDecoder,
+    prompt: Tensor,
+    max_new_tokens: int,
+    use_cache: bool = True,
+    source: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+) -> Tensor:
     """Continue ``prompt`` with the most probable token each time.
 
     Args:
-        model: a decoder, or an encoder-decoder with its ``source``.
+        model: a decoder, or an encoder-decoder with its ``source``; in ``eval`` mode, if it has dropout.
         prompt: ``(batch, time)``; for an encoder-decoder the start token ``(batch, 1)``.
         max_new_tokens: number of tokens to add.
         use_cache: keep keys and values of earlier tokens, instead of computing them again at each step.
         source: the encoder's token ids ``(batch, source)``.
+        attention_mask: 1 for tokens and 0 for padding: of the prompt ``(batch, time)``, padded on the left, or of the
+            source ``(batch, source)`` where there is one.
 
     Returns:
         Token ids ``(batch, time + new)``. For sampling and beams see ``llmbook.generation``.
+
+    Raises:
+        ValueError: an encoder (it predicts no next token), an empty prompt, a prompt padded on the right.
     """
+    if not isinstance(model, Decoder | EncoderDecoder):
+        raise ValueError(f"{type(model).__name__} predicts no next token: greedy takes a Decoder or EncoderDecoder")
+    if isinstance(model, EncoderDecoder) == (source is None):
+        raise ValueError("source belongs to an EncoderDecoder, which needs it: give one exactly there")
+    if prompt.ndim != 2 or not prompt.shape[1]:
+        raise ValueError(f"prompt has shape {tuple(prompt.shape)}: it takes (batch, time) with at least one token")
+    if isinstance(model, Decoder) and attention_mask is not None and not attention_mask[:, -1].all():
+        raise ValueError("the prompt is padded on the right, where the next token goes: pad on the left")
     encoded = None
     if isinstance(model, EncoderDecoder) and source is not None:
-        encoded = model.encode(source).last_hidden_state  # (batch, source, d_model)
-    ids, cache = prompt, None
+        encoded = model.encode(source, attention_mask).last_hidden_state  # (batch, source, d_model)
+    ids, mask, cache = prompt, attention_mask, None
     for _ in range(max_new_tokens):
-        fed = ids if cache is None else ids[:, -1:]  # (batch, time) or (batch, 1)
+        new = slice(None) if cache is None else slice(-1, None)  # with a cache only the last token is fed
         if isinstance(model, EncoderDecoder):
-            out = model(None, None, fed, encoded, past_key_values=cache, use_cache=use_cache)
+            out = model(None, mask, ids[:, new], encoded, past_key_values=cache, use_cache=use_cache)
         else:
-            out = model(fed, past_key_values=cache, use_cache=use_cache)
+            positions = None if mask is None else padded_positions(mask)[:, new]  # (batch, time) or (batch, 1)
+            out = model(ids[:, new], mask, positions, past_key_values=cache, use_cache=use_cache)
+            mask = None if mask is None else torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
         cache = out.past_key_values
         ids = torch.cat([ids, out.logits[:, -1].argmax(-1, keepdim=True)], dim=1)  # (batch, time + 1)
     return ids
