@@ -58,7 +58,8 @@ def test_equations_and_figures_of_a_chapter_are_there(open_page, path):
     assert page.locator("div.equation mjx-container").count() == len(re.findall(r"^\$\$", prose, re.MULTILINE)) // 2
     fonts = page.evaluate("document.fonts.ready.then(f => [...f].filter(x => x.status == 'loaded').map(x => x.family))")
     assert any("MJX" in family for family in fonts) or "$" not in prose
-    assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+    page.evaluate("for (const image of document.images) image.loading = 'eager'")
+    page.wait_for_function("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
     assert page.locator("pre.mermaid").count() == prose.count("```mermaid")
 
 
