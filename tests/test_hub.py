@@ -1,115 +1,362 @@
-"""The book's models as Hugging Face's: the same logits there and back, through a file, and what is refused."""
+import json
+import os
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, GPT2Config, GPT2LMHeadModel
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from torch.testing import assert_close
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    BertConfig,
+    BertForMaskedLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from llmbook import hub
 from llmbook.transformer import Decoder, Encoder, EncoderDecoder, TransformerConfig, greedy
 
-IDS = torch.randint(0, 50, (2, 9), generator=torch.Generator().manual_seed(0))
-MASK = torch.tensor([[1] * 6 + [0] * 3, [1] * 9])
-SMALL = {"d_model": 32, "num_layers": 2}
-MODELS = {
-    "llama": (Decoder, TransformerConfig(50, **SMALL), AutoModelForCausalLM),
-    "llama, grouped": (Decoder, TransformerConfig(50, **SMALL, num_key_value_heads=2, d_ff=48), AutoModelForCausalLM),
-    "llama, untied": (Decoder, TransformerConfig(50, **SMALL, tie_embeddings=False, d_head=16), AutoModelForCausalLM),
-    "bert": (Encoder, TransformerConfig.bert(50, **SMALL), AutoModelForMaskedLM),
-    "t5": (EncoderDecoder, TransformerConfig.t5(50, **SMALL, d_head=16), AutoModelForSeq2SeqLM),
-    "t5, gated": (EncoderDecoder, TransformerConfig.t5(50, **SMALL, activation="geglu"), AutoModelForSeq2SeqLM),
+VOCAB = 40
+AUTO = {Decoder: AutoModelForCausalLM, Encoder: AutoModelForMaskedLM, EncoderDecoder: AutoModelForSeq2SeqLM}
+CLASSES = {Decoder: LlamaForCausalLM, Encoder: BertForMaskedLM, EncoderDecoder: T5ForConditionalGeneration}
+sizes = {
+    "d_model": st.sampled_from([16, 32]),
+    "num_layers": st.integers(1, 3),
+    "num_heads": st.sampled_from([2, 4]),
+    "d_ff": st.sampled_from([None, 20]),
 }
+llamas = st.builds(
+    TransformerConfig,
+    st.just(VOCAB),
+    **sizes,
+    num_key_value_heads=st.sampled_from([None, 1, 2]),
+    d_head=st.sampled_from([None, 6]),
+    norm_eps=st.sampled_from([1e-6, 1e-3]),
+    tie_embeddings=st.booleans(),
+    rope_base=st.sampled_from([10_000.0, 500.0]),
+)
+berts = st.builds(TransformerConfig.bert, st.just(VOCAB), **sizes, type_vocab_size=st.integers(1, 3))
+t5s = st.builds(
+    TransformerConfig.t5,
+    st.just(VOCAB),
+    **sizes,
+    d_head=st.sampled_from([None, 6]),
+    activation=st.sampled_from(["relu", "geglu"]),
+)
+models = st.one_of(llamas.map(Decoder), berts.map(Encoder), t5s.map(EncoderDecoder))
 
 
-def build(name):
-    kind, config, auto = MODELS[name]
-    torch.manual_seed(0)
-    model = kind(config).eval()
+def shaken(model, seed=0):
+    """Move every parameter away from its initial value, so that no zero or one hides a mistake."""
+    rng = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    return model, auto
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=rng)
+    return model.eval()
 
 
-@torch.no_grad()
-def logits(model):
-    more = {"decoder_input_ids": IDS[:, :4]} if "decoder_input_ids" in model.forward.__code__.co_varnames or getattr(
-        model.config, "is_encoder_decoder", False) else {}  # fmt: skip
-    result = model(input_ids=IDS, attention_mask=MASK, **more).logits
-    return result if more else result[MASK.bool()]
+def make(kind, **changes):
+    build = {Decoder: TransformerConfig, Encoder: TransformerConfig.bert, EncoderDecoder: TransformerConfig.t5}[kind]
+    return shaken(kind(build(VOCAB, **({"d_model": 16, "num_layers": 2, "num_heads": 4} | changes))))
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_logits_agree_there_and_back_and_through_a_file(name, tmp_path):
-    model, auto = build(name)
-    ours = logits(model)
-    theirs = hub.to_hf(model)
-    assert (logits(theirs) - ours).abs().max() < 1e-5
-    back = hub.from_hf(theirs)
-    assert back.config == model.config and torch.equal(logits(back), ours)
-    folder = hub.save(model, tmp_path / "model")
-    assert sorted(path.name for path in folder.iterdir() if path.suffix != ".json") == ["model.safetensors"]
-    assert (logits(auto.from_pretrained(folder).eval()) - ours).abs().max() < 1e-5
-    assert torch.equal(logits(hub.load(folder).eval()), ours)
-    assert [path.name for path in tmp_path.iterdir()] == ["model"], "nothing temporary is left"
+def inputs_of(model):
+    rng = torch.Generator().manual_seed(3)
+    ids = torch.randint(VOCAB, (2, 9), generator=rng)
+    inputs = {"input_ids": ids, "attention_mask": torch.tensor([[1] * 9, [1] * 5 + [0] * 4])}
+    if getattr(model.config, "type_vocab_size", 0):
+        inputs["token_type_ids"] = torch.randint(model.config.type_vocab_size, (2, 9), generator=rng)
+    if isinstance(model, EncoderDecoder | T5ForConditionalGeneration):
+        inputs["decoder_input_ids"] = ids[:, :6].flip(0)
+    return inputs
 
 
-def test_greedy_decoding_is_that_of_generate():
-    model, _ = build("llama, grouped")
-    theirs = hub.to_hf(model).generate(IDS, max_new_tokens=8, do_sample=False, pad_token_id=0)
-    assert torch.equal(greedy(model, IDS, 8), theirs)
-
-
-def test_training_a_copy_leaves_the_original_alone():
-    model, _ = build("bert")
-    before = logits(model)
-    theirs = hub.to_hf(model)
+def assert_same_logits(one, other, atol=1e-5):
+    inputs = inputs_of(one)
     with torch.no_grad():
-        for parameter in theirs.parameters():
-            parameter.zero_()
-    assert torch.equal(logits(model), before)
+        ours, theirs = one(**inputs).logits, other(**inputs).logits
+    real = inputs["attention_mask"].bool() if "decoder_input_ids" not in inputs else torch.ones(2, 6).bool()
+    assert_close(ours[real], theirs[real], rtol=0, atol=atol)  # what stands at padding is nobody's business
 
 
-def test_embeddings_stay_tied_after_loading(tmp_path):
-    model = hub.load(hub.save(build("llama")[0], tmp_path / "model"))
-    assert model.lm_head.weight is model.embeddings.weight
+# --- parity ---------------------------------------------------------------------------------------------------------
 
 
-def test_interrupted_save_leaves_the_old_files(tmp_path, monkeypatch):
-    model, _ = build("llama")
-    folder = hub.save(model, tmp_path / "model")
-    old = {path.name: path.read_bytes() for path in folder.iterdir()}
+@settings(max_examples=40, deadline=None)
+@given(model=models, seed=st.integers(0, 9))
+def test_logits_are_the_same_there_and_back(model, seed):
+    theirs = hub.to_hf(shaken(model, seed))
+    assert type(theirs) is CLASSES[type(model)] and not theirs.training
+    assert_same_logits(model, theirs)
+    back = hub.from_hf(theirs)
+    assert type(back) is type(model)
+    for (name, ours), (again, restored) in zip(model.state_dict().items(), back.state_dict().items(), strict=True):
+        assert name == again and torch.equal(ours, restored)
 
-    def fail(self, *args, **kwargs):
-        raise OSError("no space left on device")
 
-    monkeypatch.setattr("transformers.LlamaForCausalLM.save_pretrained", fail)
-    with pytest.raises(OSError, match="no space"):
-        hub.save(build("llama, untied")[0], folder)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == old
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+FRESH = [
+    LlamaForCausalLM(
+        LlamaConfig(vocab_size=VOCAB, hidden_size=32, intermediate_size=44, num_hidden_layers=2, num_attention_heads=4,
+                    num_key_value_heads=2)
+    ),
+    BertForMaskedLM(
+        BertConfig(vocab_size=VOCAB, hidden_size=32, intermediate_size=44, num_hidden_layers=2, num_attention_heads=4)
+    ),
+    T5ForConditionalGeneration(T5Config(vocab_size=VOCAB, d_model=32, d_kv=8, d_ff=44, num_layers=2, num_heads=4)),
+    T5ForConditionalGeneration(
+        T5Config(vocab_size=VOCAB, d_model=32, d_kv=8, d_ff=44, num_layers=2, num_heads=4,
+                 feed_forward_proj="gated-gelu")
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("theirs", FRESH, ids=["llama", "bert", "t5", "t5-gated"])
+def test_a_model_made_by_transformers_computes_the_same_here(theirs):
+    ours = hub.from_hf(shaken(theirs))
+    assert_same_logits(ours, theirs)
+    assert_same_logits(hub.to_hf(ours), theirs)
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_attention_weights_are_the_same(kind):
+    model = make(kind)
+    theirs = hub.to_hf(model)
+    theirs.set_attn_implementation("eager")
+    inputs = {name: value for name, value in inputs_of(model).items() if name != "attention_mask"}
+    with torch.no_grad():
+        ours, hf = (m(**inputs, output_attentions=True) for m in (model, theirs))
+    names = ("attentions",) if kind is not EncoderDecoder else (
+        "encoder_attentions", "decoder_attentions", "cross_attentions")  # fmt: skip
+    for name in names:
+        for one, other in zip(getattr(ours, name), getattr(hf, name), strict=True):
+            assert_close(one, other, rtol=0, atol=1e-5)
+
+
+def test_greedy_writes_what_generate_writes():
+    prompt = torch.randint(1, VOCAB, (2, 4), generator=torch.Generator().manual_seed(1))
+    settings = {"max_new_tokens": 10, "min_new_tokens": 10, "do_sample": False, "pad_token_id": 0}
+    decoder = make(Decoder, num_key_value_heads=2)
+    theirs = hub.to_hf(decoder).generate(prompt, attention_mask=torch.ones_like(prompt), **settings)
+    assert torch.equal(greedy(decoder, prompt, 10), theirs)
+    both = make(EncoderDecoder)
+    theirs = hub.to_hf(both).generate(prompt, attention_mask=torch.ones_like(prompt), **settings)
+    assert torch.equal(greedy(both, torch.zeros(2, 1, dtype=torch.long), 10, source=prompt), theirs)
+
+
+def test_weights_are_copied_and_random_numbers_are_left_alone():
+    model = make(Decoder)
+    torch.manual_seed(0)
+    theirs = hub.to_hf(model)
+    drawn = torch.rand(1)
+    torch.manual_seed(0)
+    assert torch.equal(drawn, torch.rand(1))
+    with torch.no_grad():
+        theirs.model.norm.weight.fill_(7.0)
+    assert (model.stack.final_norm.weight != 7.0).all()
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_mode_is_kept(kind):
+    assert hub.to_hf(make(kind).train()).training
+    assert not hub.from_hf(hub.to_hf(make(kind).eval())).training
 
 
 @pytest.mark.parametrize(
-    ("config", "message"),
+    ("model", "message"),
     [
-        ({"position": "alibi"}, r"no Llama: position='alibi' \(it takes 'rope'\)"),
-        ({"norm_first": False}, "no Llama: norm_first=False"),
-        ({"bias": True, "activation": "gelu"}, "activation='gelu'.*bias=True"),
+        (Decoder(TransformerConfig(VOCAB, position="alibi")), r"no Llama: position='alibi' \(it takes 'rope'\)"),
+        (Decoder(TransformerConfig(VOCAB, norm_first=False, bias=True)), "norm_first=False.*bias=True"),
+        (Encoder(TransformerConfig(VOCAB)), "no BERT: position='rope'.*activation='swiglu'"),
+        (Encoder(TransformerConfig.bert(VOCAB, type_vocab_size=0)), "type_vocab_size=0"),
+        (Encoder(TransformerConfig.bert(VOCAB, tie_embeddings=False)), "tie_embeddings=False"),
+        (EncoderDecoder(TransformerConfig.t5(VOCAB, scale_attention=True)), "no T5: scale_attention=True"),
+        (EncoderDecoder(TransformerConfig.t5(VOCAB, activation="swiglu")), "activation='swiglu'"),
     ],
 )
-def test_other_shapes_are_named(config, message):
+def test_a_shape_that_the_class_does_not_compute_is_refused(model, message):
     with pytest.raises(ValueError, match=message):
-        hub.to_hf(Decoder(TransformerConfig(50, **SMALL, **config)))
+        hub.to_hf(model)
 
 
-def test_other_classes_and_folders_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="GPT2LMHeadModel is none of the classes"):
-        hub.from_hf(GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=32, n_layer=1, n_head=2)))
-    with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
-        hub.load(tmp_path)
-    (tmp_path / "file").write_text("")
+def tiny(config_class, **changes):
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 44,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 64,
+    }
+    return config_class(vocab_size=VOCAB, **(sizes | changes))
+
+
+def tiny_t5(**changes):
+    sizes = {"d_model": 16, "d_kv": 4, "d_ff": 20, "num_layers": 1, "num_heads": 4}
+    return T5ForConditionalGeneration(T5Config(vocab_size=VOCAB, **(sizes | changes)))
+
+
+def tiny_gpt2():
+    return GPT2LMHeadModel(GPT2Config(vocab_size=VOCAB, n_embd=16, n_layer=1, n_head=2))
+
+
+@pytest.mark.parametrize(
+    ("theirs", "message"),
+    [
+        (tiny_gpt2(), "GPT2LMHeadModel is none of the classes"),
+        (LlamaForCausalLM(tiny(LlamaConfig, attention_bias=True)), "attention_bias=True"),
+        (LlamaForCausalLM(tiny(LlamaConfig, hidden_act="gelu")), "hidden_act='gelu'"),
+        (
+            LlamaForCausalLM(
+                tiny(LlamaConfig, rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4})
+            ),
+            "rope_type='linear'",
+        ),
+        (BertForMaskedLM(tiny(BertConfig, hidden_act="relu")), "hidden_act='relu'"),
+        (BertForMaskedLM(tiny(BertConfig, tie_word_embeddings=False)), "tie_word_embeddings=False"),
+        (tiny_t5(num_decoder_layers=2), "num_decoder_layers=2"),
+        (tiny_t5(relative_attention_max_distance=64), "relative_attention_max_distance=64"),
+        (tiny_t5(tie_word_embeddings=False), "scale_decoder_outputs=False"),
+    ],
+)
+def test_what_the_blocks_do_not_compute_is_refused(theirs, message):
+    with pytest.raises(ValueError, match=message):
+        hub.from_hf(theirs)
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_saved_and_loaded_is_the_same_in_every_precision(tmp_path, kind, dtype):
+    model = make(kind).to(dtype)
+    assert hub.save(model, tmp_path / "model") == tmp_path / "model"
+    loaded = hub.load(tmp_path / "model")
+    assert loaded.config.d_model == 16 and not loaded.training
+    for (name, ours), (_, theirs) in zip(model.state_dict().items(), loaded.state_dict().items(), strict=True):
+        assert theirs.dtype == dtype and torch.equal(ours, theirs), name
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_auto_model_opens_what_was_saved(tmp_path, kind):
+    model = make(kind)
+    opened = AUTO[kind].from_pretrained(hub.save(model, tmp_path)).eval()
+    assert type(opened) is CLASSES[kind]
+    assert_same_logits(model, opened)
+    opened.save_pretrained(tmp_path / "theirs")
+    assert_same_logits(model, hub.load(tmp_path / "theirs"))
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_tied_weights_are_stored_once_and_tied_when_loaded(tmp_path, kind):
+    hub.save(make(kind), tmp_path)
+    tables = [name for name, tensor in load_file(tmp_path / "model.safetensors").items() if tensor.shape == (VOCAB, 16)]
+    assert len(tables) == 1
+    loaded = hub.load(tmp_path)
+    assert loaded.lm_head.weight is loaded.embeddings.weight
+
+
+def test_untied_weights_stay_untied(tmp_path):
+    loaded = hub.load(hub.save(make(Decoder, tie_embeddings=False), tmp_path))
+    assert loaded.lm_head.weight is not loaded.embeddings.weight
+    assert not torch.equal(loaded.lm_head.weight, loaded.embeddings.weight)
+
+
+def test_saving_again_replaces_and_keeps_other_files(tmp_path):
+    folder = hub.save(make(Decoder), tmp_path / "deep" / "model")
+    (folder / "tokenizer.json").write_text("{}")
+    hub.save(make(Encoder), folder)
+    assert type(hub.load(folder)) is Encoder
+    assert (folder / "tokenizer.json").read_text() == "{}"
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("moment", ["write", "translate"])
+def test_an_interrupted_save_leaves_the_old_files(tmp_path, monkeypatch, moment):
+    folder = tmp_path / "model"
+    hub.save(make(Decoder), folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def fail(self, save_directory, *args, **kwargs):
+        (tmp_path / os.fspath(save_directory) / "model.safetensors").write_bytes(b"half a file")
+        raise OSError("no space left on device")
+
+    if moment == "write":
+        monkeypatch.setattr(LlamaForCausalLM, "save_pretrained", fail)
+    else:
+        monkeypatch.setattr(hub, "to_hf", lambda model: 1 / 0)
+    with pytest.raises((OSError, ZeroDivisionError)):
+        hub.save(make(Decoder, num_layers=1), folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_diverged_model_does_not_replace_a_good_one(tmp_path, bad):
+    good = make(Decoder)
+    hub.save(good, tmp_path)
+    diverged = make(Decoder)
+    diverged.stack.final_norm.weight.data[3] = bad
+    with pytest.raises(ValueError, match=r"1 tensors have NaN or infinite values, stack\.final_norm\.weight first"):
+        hub.save(diverged, tmp_path)
+    assert torch.equal(hub.load(tmp_path).stack.final_norm.weight, good.stack.final_norm.weight)
+
+
+def test_a_file_in_the_folders_place_is_named(tmp_path):
+    (tmp_path / "model").write_text("")
     with pytest.raises(ValueError, match="is a file: name a folder"):
-        hub.save(build("llama")[0], tmp_path / "file")
-    broken, _ = build("llama")
-    broken.lm_head.weight.data[0, 0] = float("nan")
-    with pytest.raises(ValueError, match="has diverged"):
-        hub.save(broken, tmp_path / "broken")
+        hub.save(make(Decoder), tmp_path / "model")
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_missing_file_is_named(tmp_path, name):
+    hub.save(make(Decoder), tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(FileNotFoundError, match=r"has no (config|model)"):
+        hub.load(tmp_path)
+    with pytest.raises(FileNotFoundError, match="has no config"):
+        hub.load(tmp_path / "nowhere")
+
+
+def test_damaged_weights_are_refused(tmp_path):
+    hub.save(make(Decoder), tmp_path)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"do not fit its config\.json, or the file is damaged"):
+        hub.load(tmp_path)
+
+
+def test_missing_weights_are_not_drawn_at_random(tmp_path):
+    hub.save(make(Decoder), tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    del state["model.layers.1.mlp.up_proj.weight"]
+    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks weights, model\.layers\.1\.mlp\.up_proj\.weight first"):
+        hub.load(tmp_path)
+
+
+def test_weights_of_another_width_are_refused(tmp_path):
+    hub.save(make(Decoder), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"hidden_size": 32}))
+    with pytest.raises(ValueError, match=r"do not fit its config\.json"):
+        hub.load(tmp_path)
+
+
+def test_another_kind_of_model_is_named(tmp_path):
+    tiny_gpt2().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="holds a gpt2: the book's blocks compute llama, bert, t5"):
+        hub.load(tmp_path)
+
+
+def test_weights_in_several_files_are_loaded(tmp_path):
+    model = make(Decoder)
+    hub.to_hf(model).save_pretrained(tmp_path, max_shard_size="10KB")
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
+    assert_same_logits(model, hub.load(tmp_path))
