@@ -5,6 +5,7 @@ import torch
 
 import language_models
 import recording
+import three_families
 from llmbook import runtime
 
 
@@ -21,6 +22,15 @@ def test_the_chapters_engine_trains_and_scores_every_model():
         after = chapter["log_probs"](model, [document, document[:5]])
         assert before.shape == after.shape == (205,)
         assert after.mean() > before.mean() + 0.5, kind.__name__
+
+
+def test_the_second_chapters_engine_trains_every_family_and_asks_it_in_every_way():
+    chapter = three_families.engine(runtime.setup())
+    chapter["train"] = chapter["train"][:300]
+    runs = [run for name in chapter["FAMILIES"] for run in three_families.family_runs(chapter, name, passes=1, seed=0)]
+    assert [run["method"] for run in runs] == list(chapter["METHODS"])
+    assert all(0.02 < run["gaps"] < 1 for run in runs)  # one of 700 words at random would be 0.001
+    assert len({run["parameters"] for run in runs}) == 1
 
 
 def test_record_says_where_it_comes_from_and_is_written_in_one_go(tmp_path):
