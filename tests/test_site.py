@@ -38,7 +38,12 @@ def test_page_is_complete_and_legible(open_page, path, theme, size):
         diagram.scroll_into_view_if_needed()
         diagram.locator("svg").wait_for()
     assert page.locator("html").get_attribute("data-theme") == theme
-    text = page.locator("article").inner_text() if page.locator("article").count() else ""
+    prose = """() => {
+        const copy = document.querySelector("article")?.cloneNode(true) ?? document.createElement("p");
+        copy.querySelectorAll("pre, code, script, style").forEach(part => part.remove());
+        return copy.textContent;
+    }"""
+    text = page.evaluate(prose)
     assert not re.findall(r"\\\(.*?\\\)|\\\[|\\(?:frac|sum|mid)\b", text), "TeX that was not typeset"
     assert page.evaluate("document.documentElement.scrollWidth") <= size["width"], "the page scrolls sideways"
     unnamed = page.locator("img:not([alt]), figure img[alt=''], .cell_output img[alt='']")
