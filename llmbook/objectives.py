@@ -1,0 +1,500 @@
+"""What a model is asked while it is pretrained: collators and losses of nine objectives (chapter 9).
+
+A collator is a pure function: it takes token ids ``(batch, time)`` and a generator of random numbers and returns a
+named tuple with inputs, labels and masks. Labels of ``-100`` (:data:`IGNORE`) are not taught. A loss function stands
+here where the objective is not plain cross-entropy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llmbook.positions import rotary
+from llmbook.transformer import Block, Stack
+
+#: Label of a position that is not taught; ``ignore_index`` of torch's cross-entropy.
+IGNORE = -100
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """Ids of the tokens that are no text: they follow the tokenizer's own ids ``0 .. ordinary - 1``.
+
+    Attributes:
+        ordinary: size of the tokenizer's vocabulary; every id from here on is special.
+        sentinels: how many tokens may stand for a span (T5 has 100).
+    """
+
+    ordinary: int
+    sentinels: int = 16
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that leave nothing to choose from."""
+        if self.ordinary < 2 or self.sentinels < 2:
+            raise ValueError(f"ordinary={self.ordinary}, sentinels={self.sentinels}: each takes a number from 2 up")
+
+    @property
+    def cls(self) -> int:
+        """The token that stands first and for the whole text; also the first token a decoder reads."""
+        return self.ordinary
+
+    @property
+    def sep(self) -> int:
+        """The token that ends a text or a part of it."""
+        return self.ordinary + 1
+
+    @property
+    def mask(self) -> int:
+        """The token that stands where one was hidden."""
+        return self.ordinary + 2
+
+    @property
+    def size(self) -> int:
+        """Size of the model's vocabulary, special tokens included."""
+        return self.ordinary + 3 + self.sentinels
+
+    def sentinel(self, number: int) -> int:
+        """Return the token that stands for the span with this number, counted from 0."""
+        if not 0 <= number < self.sentinels:
+            raise ValueError(f"sentinel {number}: there are {self.sentinels}; make SpecialTokens with more of them")
+        return self.ordinary + 3 + number
+
+    def name(self, token: int) -> str | None:
+        """Return how a special token is written, ``None`` for an ordinary one."""
+        if token < self.ordinary:
+            return None
+        names = ["[CLS]", "[SEP]", "[MASK]", *(f"<{number}>" for number in range(self.sentinels))]
+        return names[token - self.ordinary]
+
+
+def _check_ids(ids: Tensor, least: int = 1) -> None:
+    if ids.ndim != 2 or ids.is_floating_point():
+        raise ValueError(f"ids have shape {tuple(ids.shape)} and type {ids.dtype}: pass whole numbers (batch, time)")
+    if ids.shape[1] < least:
+        raise ValueError(f"{ids.shape[1]} tokens in a row: this objective needs at least {least}")
+
+
+def _check_rate(name: str, rate: float) -> None:
+    if not 0 < rate <= 1:
+        raise ValueError(f"{name}={rate}: it takes a share above 0 and up to 1")
+
+
+def _column(ids: Tensor, token: int) -> Tensor:
+    return torch.full_like(ids[:, :1], token)  # (batch, 1)
+
+
+def single(ids: Tensor, special: SpecialTokens) -> Tensor:
+    """Return ``[CLS] text [SEP]``, ``(batch, 1 + time + 1)``."""
+    _check_ids(ids)
+    return torch.cat([_column(ids, special.cls), ids, _column(ids, special.sep)], dim=1)
+
+
+# --- token by token --------------------------------------------------------------------------------------------------
+
+
+class TokenBatch(NamedTuple):
+    """Inputs, and for each position the token to be predicted there.
+
+    Attributes:
+        input_ids: ``(batch, time)``.
+        labels: ``(batch, time)``, :data:`IGNORE` where nothing is to be predicted.
+    """
+
+    input_ids: Tensor
+    labels: Tensor
+
+
+def causal(ids: Tensor) -> TokenBatch:
+    """Causal language modelling: each position is to predict the next token (Radford et al. 2018).
+
+    The labels are shifted already: label ``t`` is token ``t + 1``, and the last position has none.
+    """
+    _check_ids(ids, least=2)
+    return TokenBatch(ids, torch.cat([ids[:, 1:], _column(ids, IGNORE)], dim=1))
+
+
+def masked(
+    ids: Tensor,
+    generator: torch.Generator,
+    special: SpecialTokens,
+    rate: float = 0.15,
+    parts: tuple[float, float, float] = (0.8, 0.1, 0.1),
+) -> TokenBatch:
+    """Masked language modelling (Devlin et al. 2019, arXiv:1810.04805).
+
+    Args:
+        ids: ``(batch, time)``; special tokens are never chosen.
+        generator: source of randomness.
+        special: the special tokens.
+        rate: probability with which each ordinary token is chosen; the chosen ones are taught.
+        parts: of the chosen tokens, the shares replaced by ``[MASK]``, replaced by a random token, left as they are.
+    """
+    _check_ids(ids)
+    _check_rate("rate", rate)
+    if min(parts) < 0 or abs(sum(parts) - 1) > 1e-6:
+        raise ValueError(f"parts={parts}: three shares that add up to 1, of [MASK], a random token, the token itself")
+    chosen = (torch.rand(ids.shape, generator=generator) < rate) & (ids < special.ordinary)  # (batch, time)
+    dice = torch.rand(ids.shape, generator=generator)  # (batch, time)
+    random = torch.randint(special.ordinary, ids.shape, generator=generator)  # (batch, time)
+    hidden = torch.where(dice < parts[0], special.mask, torch.where(dice < parts[0] + parts[1], random, ids))
+    return TokenBatch(torch.where(chosen, hidden, ids), torch.where(chosen, ids, IGNORE))
+
+
+def token_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy in nats, averaged over the positions that are taught; 0 if none is.
+
+    Args:
+        logits: ``(batch, time, vocab)``.
+        labels: ``(batch, time)``.
+    """
+    if logits.shape[:-1] != labels.shape:
+        raise ValueError(f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)}: each label needs its logits")
+    total = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORE, reduction="sum")
+    return total / (labels != IGNORE).sum().clamp(min=1)
+
+
+# --- pairs of segments -----------------------------------------------------------------------------------------------
+
+
+class PairBatch(NamedTuple):
+    """Two segments in a row, ``[CLS] a [SEP] b [SEP]``, and one label for each row.
+
+    Attributes:
+        input_ids: ``(batch, time)``.
+        token_type_ids: ``(batch, time)``, 0 up to the first ``[SEP]``, 1 after it.
+        labels: ``(batch,)``, 0 for two segments as they stood in the text, 1 for a pair that was made up.
+    """
+
+    input_ids: Tensor
+    token_type_ids: Tensor
+    labels: Tensor
+
+
+def _pair(first: Tensor, second: Tensor, made_up: Tensor, special: SpecialTokens) -> PairBatch:
+    left = single(first, special)  # (batch, 1 + half + 1)
+    right = torch.cat([second, _column(second, special.sep)], dim=1)  # (batch, half + 1)
+    types = torch.cat([torch.zeros_like(left), torch.ones_like(right)], dim=1)  # (batch, time)
+    return PairBatch(torch.cat([left, right], dim=1), types, made_up.long())
+
+
+def next_sentence(ids: Tensor, generator: torch.Generator, special: SpecialTokens) -> PairBatch:
+    """Next-sentence prediction: does the second segment follow the first? (Devlin et al. 2019, arXiv:1810.04805).
+
+    Each row is cut in the middle. With probability one half its second segment is replaced by that of another row, so
+    the rows of a batch should come from different documents.
+
+    Args:
+        ids: ``(batch, time)``, at least two rows; an odd last token is left out.
+        generator: source of randomness.
+        special: the special tokens.
+    """
+    _check_ids(ids, least=2)
+    if len(ids) < 2:
+        raise ValueError("a batch of 1: next_sentence takes the wrong segment from another row, give at least two")
+    first, second = ids[:, : ids.shape[1] // 2 * 2].chunk(2, dim=1)  # (batch, half) each
+    made_up = torch.rand(len(ids), generator=generator) < 0.5  # (batch,)
+    step = torch.randint(1, len(ids), (len(ids),), generator=generator)  # (batch,): never the row itself
+    other = second[(torch.arange(len(ids)) + step) % len(ids)]  # (batch, half)
+    return _pair(first, torch.where(made_up[:, None], other, second), made_up, special)
+
+
+def sentence_order(ids: Tensor, generator: torch.Generator, special: SpecialTokens) -> PairBatch:
+    """Sentence-order prediction: have the two segments been swapped? (Lan et al. 2020, arXiv:1909.11942).
+
+    Both segments always come from one text; arguments as for :func:`next_sentence`.
+    """
+    _check_ids(ids, least=2)
+    first, second = ids[:, : ids.shape[1] // 2 * 2].chunk(2, dim=1)  # (batch, half) each
+    swapped = torch.rand(len(ids), generator=generator) < 0.5  # (batch,)
+    left = torch.where(swapped[:, None], second, first)  # (batch, half)
+    return _pair(left, torch.where(swapped[:, None], first, second), swapped, special)
+
+
+# --- permutations ----------------------------------------------------------------------------------------------------
+
+
+class PermutationBatch(NamedTuple):
+    """A text, an order in which to read it, and who may look at whom in that order.
+
+    Attributes:
+        input_ids: ``(batch, time)``.
+        order: ``(batch, time)``, the positions in the order in which they are read.
+        content_mask: ``(batch, query, key)``, true where the key is read no later than the query.
+        query_mask: ``(batch, query, key)``, true where the key is read before the query.
+        labels: ``(batch, time)``, the tokens that are read last, :data:`IGNORE` elsewhere.
+    """
+
+    input_ids: Tensor
+    order: Tensor
+    content_mask: Tensor
+    query_mask: Tensor
+    labels: Tensor
+
+
+def permutation_masks(order: Tensor) -> tuple[Tensor, Tensor]:
+    """Return content mask and query mask ``(batch, query, key)`` of reading orders ``(batch, time)``."""
+    _check_ids(order)
+    if not order.sort(dim=1).values.equal(torch.arange(order.shape[1], device=order.device).expand_as(order)):
+        raise ValueError("order: each row takes every position from 0 to time - 1 once")
+    rank = order.argsort(dim=1)  # (batch, time): when a position is read
+    query_mask = rank[:, None, :] < rank[:, :, None]  # (batch, query, key)
+    return rank[:, None, :] <= rank[:, :, None], query_mask
+
+
+def permuted(ids: Tensor, generator: torch.Generator, special: SpecialTokens, share: float = 1 / 6) -> PermutationBatch:
+    """Permutation language modelling (Yang et al. 2019, arXiv:1906.08237).
+
+    Args:
+        ids: ``(batch, time)``; special tokens are read first and never predicted.
+        generator: source of randomness.
+        special: the special tokens.
+        share: of all positions, those to be predicted: the last ones of the order, at least one (XLNet: 1/6).
+    """
+    _check_ids(ids, least=2)
+    _check_rate("share", share)
+    dice = torch.rand(ids.shape, generator=generator)  # (batch, time)
+    order = torch.where(ids < special.ordinary, dice, -1.0).argsort(dim=1)  # (batch, time)
+    content_mask, query_mask = permutation_masks(order)
+    count = max(1, round(share * ids.shape[1]))
+    last = torch.zeros_like(ids, dtype=torch.bool).scatter(1, order[:, -count:], True)  # (batch, time)
+    labels = torch.where(last & (ids < special.ordinary), ids, IGNORE)  # (batch, time)
+    return PermutationBatch(ids, order, content_mask, query_mask, labels)
+
+
+def _look(block: Block, known: Tensor, mask: Tensor, turn: tuple[Tensor, Tensor] | None) -> Callable[[Tensor], Tensor]:
+    return lambda normed: block.attention(normed, known, mask[:, None], turn)[0]  # (batch, time, d_model)
+
+
+def two_stream(
+    stack: Stack, content: Tensor, query: Tensor, content_mask: Tensor, query_mask: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Run XLNet's two streams through the blocks of a stack (Yang et al. 2019, arXiv:1906.08237).
+
+    Both streams use the same weights. The content stream knows the token at its own place, the query stream only the
+    place, and looks at the content stream alone; so a query's output does not depend on the token it has to predict.
+
+    Args:
+        stack: its positions must be ``rope`` (or ``none``), which tell a query where it stands without its content.
+        content: embeddings of the tokens ``(batch, time, d_model)``.
+        query: what a place starts from that does not know its token ``(batch, time, d_model)``: one learned vector.
+        content_mask: ``(batch, query, key)``, see :class:`PermutationBatch`.
+        query_mask: ``(batch, query, key)``.
+
+    Returns:
+        Content stream and query stream ``(batch, time, d_model)``, after the stack's last norm.
+    """
+    config = stack.config
+    if config.position not in ("rope", "none") or stack.causal:
+        raise ValueError(
+            f"a stack with position={config.position!r} and causal={stack.causal}: the streams need an encoder's stack "
+            "with position='rope', so that a place is known without its token"
+        )
+    turn = None
+    if config.position == "rope":
+        cos, sin = rotary(torch.arange(content.shape[1], device=content.device), config.d_head, config.rope_base)
+        turn = cos.to(content), sin.to(content)  # (time, d_head) each
+    content, query = stack.embedding_norm(content), stack.embedding_norm(query)  # (batch, time, d_model) each
+    for block in stack.blocks:
+        assert isinstance(block, Block)
+        known = block.attention_norm(content) if block.norm_first else content  # (batch, time, d_model): both's keys
+        query = block.residual(query, block.attention_norm, _look(block, known, query_mask, turn))
+        content = block.residual(content, block.attention_norm, _look(block, known, content_mask, turn))
+        query = block.residual(query, block.feed_forward_norm, block.feed_forward)
+        content = block.residual(content, block.feed_forward_norm, block.feed_forward)
+    return stack.final_norm(content), stack.final_norm(query)
+
+
+# --- replaced tokens -------------------------------------------------------------------------------------------------
+
+
+class ReplacedBatch(NamedTuple):
+    """A text in which a small model has replaced some tokens.
+
+    Attributes:
+        input_ids: ``(batch, time)``.
+        labels: ``(batch, time)``, 1 where the token is not the original one, 0 elsewhere.
+    """
+
+    input_ids: Tensor
+    labels: Tensor
+
+
+def replaced(ids: Tensor, hidden: TokenBatch, logits: Tensor, generator: torch.Generator) -> ReplacedBatch:
+    """Replaced-token detection: put a small model's guesses where tokens were masked (ELECTRA, arXiv:2003.10555).
+
+    A guess that happens to be the original token counts as original. No gradient flows through the guesses.
+
+    Args:
+        ids: the text ``(batch, time)``.
+        hidden: the same text as :func:`masked` returned it.
+        logits: the small model's, for the taught positions only, in their order: ``(taught, vocab)``.
+        generator: source of randomness.
+    """
+    at = hidden.labels != IGNORE  # (batch, time)
+    if hidden.labels.shape != ids.shape or len(logits) != int(at.sum()):
+        raise ValueError(
+            f"{len(logits)} rows of logits and {int(at.sum())} masked tokens: pass logits[batch.labels != -100]"
+        )
+    guesses = torch.multinomial(logits.detach().float().cpu().softmax(-1), 1, generator=generator)[:, 0]  # (taught,)
+    corrupted = ids.clone()
+    corrupted[at] = guesses.to(ids)
+    return ReplacedBatch(corrupted, (corrupted != ids).long())
+
+
+def detection_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Binary cross-entropy in nats, averaged over positions; labels of :data:`IGNORE` (padding) are left out.
+
+    Args:
+        logits: log-odds that the token was replaced, ``(batch, time)``.
+        labels: 1 for replaced, 0 for original, ``(batch, time)``.
+    """
+    if logits.shape != labels.shape:
+        raise ValueError(f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)} must have the same shape")
+    taught = labels != IGNORE
+    return F.binary_cross_entropy_with_logits(logits[taught], labels[taught].to(logits))
+
+
+# --- spans -----------------------------------------------------------------------------------------------------------
+
+
+class SpanBatch(NamedTuple):
+    """A text with spans cut out, and the spans, for an encoder-decoder.
+
+    Attributes:
+        input_ids: ``(batch, source)``, a sentinel in place of each span.
+        decoder_input_ids: ``(batch, target)``: the labels moved one step to the right, begun by ``[CLS]``.
+        labels: ``(batch, target)``, each span after its sentinel, and a last sentinel.
+    """
+
+    input_ids: Tensor
+    decoder_input_ids: Tensor
+    labels: Tensor
+
+
+def _segments(total: int, parts: int, rows: int, generator: torch.Generator) -> Tensor:
+    """Cut ``total`` into ``parts`` lengths of at least 1, all ways equally likely: ``(rows, parts)``."""
+    cuts = torch.rand(rows, total - 1, generator=generator).argsort(1)[:, : parts - 1].sort(1).values + 1
+    ends = torch.cat([torch.zeros(rows, 1).long(), cuts, torch.full((rows, 1), total)], dim=1)  # (rows, parts + 1)
+    return ends.diff(dim=1)
+
+
+def span_corruption(
+    ids: Tensor, generator: torch.Generator, special: SpecialTokens, rate: float = 0.15, mean_length: float = 3.0
+) -> SpanBatch:
+    """T5's span corruption (Raffel et al. 2020, arXiv:1910.10683): cut spans out, let the decoder write them.
+
+    The number of tokens and of spans is the same in every row, so nothing needs padding; a row begins with text and
+    ends with a span, as in T5's own code.
+
+    Args:
+        ids: ``(batch, time)``.
+        generator: source of randomness.
+        special: the special tokens.
+        rate: share of the tokens that is cut out, at least one.
+        mean_length: of a span, in tokens.
+    """
+    _check_ids(ids, least=2)
+    _check_rate("rate", rate)
+    if mean_length < 1:
+        raise ValueError(f"mean_length={mean_length}: a span has at least one token")
+    rows, time = ids.shape
+    cut = min(max(round(time * rate), 1), time - 1)
+    spans = min(max(round(cut / mean_length), 1), time - cut)
+    if spans >= special.sentinels:
+        raise ValueError(f"{spans} spans and {special.sentinels} sentinels: one more is needed than spans")
+    kept = _segments(time - cut, spans, rows, generator)  # (batch, spans)
+    lost = _segments(cut, spans, rows, generator)  # (batch, spans)
+    ends = torch.stack([kept, lost], dim=2).flatten(1).cumsum(1)  # (batch, 2 * spans): kept, lost, kept, ...
+    place = torch.arange(time).expand(rows, time)  # (batch, time)
+    piece = torch.searchsorted(ends, place.contiguous(), right=True)  # (batch, time): even = kept, odd = lost
+    starts = torch.cat([torch.ones(rows, 1).long(), piece.diff(dim=1)], dim=1).bool()  # (batch, time)
+    hidden, sentinel = piece % 2 == 1, special.sentinel(0) + piece // 2  # (batch, time) each
+    source = torch.where(hidden, sentinel, ids)[~hidden | starts].view(rows, -1)  # (batch, time - cut + spans)
+    target = torch.where(hidden, ids, sentinel)[hidden | starts].view(rows, -1)  # (batch, cut + spans)
+    labels = torch.cat([target, _column(ids, special.sentinel(spans))], dim=1)  # (batch, cut + spans + 1)
+    return SpanBatch(source, torch.cat([_column(ids, special.cls), labels[:, :-1]], dim=1), labels)
+
+
+# --- views -----------------------------------------------------------------------------------------------------------
+
+
+class ViewBatch(NamedTuple):
+    """Two views of each text, ``(batch, 1 + length + 1)`` each; row ``i`` of one belongs to row ``i`` of the other."""
+
+    first: Tensor
+    second: Tensor
+
+
+def two_views(
+    ids: Tensor, generator: torch.Generator, special: SpecialTokens, length: int | None = None, rate: float = 0.1
+) -> ViewBatch:
+    """Cut two independent random pieces out of each text (random cropping, Izacard et al. 2022, arXiv:2112.09118).
+
+    Args:
+        ids: ``(batch, time)``.
+        generator: source of randomness.
+        special: the special tokens.
+        length: tokens of a view, by default half of the text.
+        rate: share of a view's tokens that is replaced by ``[MASK]``.
+    """
+    _check_ids(ids, least=2)
+    length = ids.shape[1] // 2 if length is None else length
+    if not 1 <= length <= ids.shape[1] or not 0 <= rate < 1:
+        raise ValueError(f"length={length}, rate={rate}: a length from 1 to {ids.shape[1]}, a share from 0 to below 1")
+
+    def view() -> Tensor:
+        start = torch.randint(ids.shape[1] - length + 1, (len(ids), 1), generator=generator)  # (batch, 1)
+        piece = ids.gather(1, start + torch.arange(length))  # (batch, length)
+        hidden = torch.rand(piece.shape, generator=generator) < rate  # (batch, length)
+        return single(piece.masked_fill(hidden, special.mask), special)  # (batch, 1 + length + 1)
+
+    return ViewBatch(view(), view())
+
+
+def info_nce(first: Tensor, second: Tensor, temperature: float = 0.05) -> Tensor:
+    """Contrastive loss in nats: which of the other views belongs to this one? (arXiv:1807.03748).
+
+    Both directions are averaged, as in CLIP.
+
+    Args:
+        first: one vector for each text ``(batch, features)``; only its direction counts.
+        second: the other view's ``(batch, features)``.
+        temperature: the cosines are divided by it.
+    """
+    if first.shape != second.shape or first.ndim != 2:
+        raise ValueError(
+            f"{tuple(first.shape)} and {tuple(second.shape)}: two views of the same shape (batch, features)"
+        )
+    if not temperature > 0:
+        raise ValueError(f"temperature={temperature}: it takes a number above 0")
+    cosines = F.normalize(first, dim=-1) @ F.normalize(second, dim=-1).T  # (batch, batch)
+    right = torch.arange(len(first), device=first.device)  # (batch,)
+    scores = cosines / temperature  # (batch, batch)
+    return (F.cross_entropy(scores, right) + F.cross_entropy(scores.T, right)) / 2
+
+
+# --- adversarial -----------------------------------------------------------------------------------------------------
+
+
+def reinforce_loss(log_probs: Tensor, rewards: Tensor, baseline: Tensor | float | None = None) -> Tensor:
+    """Surrogate whose gradient is the REINFORCE estimate (Williams 1992, doi:10.1007/BF00992696).
+
+    Args:
+        log_probs: of the tokens that were drawn, ``(batch, time)``, with their gradient.
+        rewards: one for each text, ``(batch,)``; no gradient flows through it.
+        baseline: subtracted from the rewards, by default their mean; it changes the variance, not (or hardly, if it
+            is the batch's own mean) the expectation.
+    """
+    if log_probs.ndim != 2 or rewards.shape != log_probs.shape[:1]:
+        raise ValueError(
+            f"log_probs {tuple(log_probs.shape)} and rewards {tuple(rewards.shape)}: (batch, time) and (batch,)"
+        )
+    rewards = rewards.detach()
+    advantage = rewards - (rewards.mean() if baseline is None else baseline)  # (batch,)
+    return -(advantage * log_probs.sum(1)).mean()
