@@ -6,7 +6,9 @@ import torch
 import language_models
 import recording
 import three_families
-from llmbook import runtime
+import training_speed
+from llmbook import runtime, training
+from llmbook.transformer import Decoder, TransformerConfig
 
 
 def test_the_chapters_engine_trains_and_scores_every_model():
@@ -31,6 +33,18 @@ def test_the_second_chapters_engine_trains_every_family_and_asks_it_in_every_way
     assert [run["method"] for run in runs] == list(chapter["METHODS"])
     assert all(0.02 < run["gaps"] < 1 for run in runs)  # one of 700 words at random would be 0.001
     assert len({run["parameters"] for run in runs}) == 1
+
+
+def test_the_models_whose_speed_is_compared_learn_the_same():
+    torch.manual_seed(0)
+    model = Decoder(TransformerConfig(50, d_model=32, num_layers=1, num_heads=2))
+    batches = training.Windows(np.arange(2000) * 7 % 50, 16, 4)
+    runs = training_speed.measure(model, batches, steps=8, rounds=1, device=torch.device("cpu"))
+    losses = {run["variant"]: run["loss"] for run in runs}
+    assert list(losses) == list(training_speed.VARIANTS) and runs[0]["ratio"] == 1
+    assert abs(losses["ours, float32"] - losses["transformers, float32"]) < 1e-3
+    assert abs(losses["ours, bfloat16"] - losses["ours, float32"]) < 0.05
+    assert all(run["tokens_per_s"] > 0 for run in runs)
 
 
 def test_record_says_where_it_comes_from_and_is_written_in_one_go(tmp_path):
