@@ -8,6 +8,7 @@ import platform
 import shlex
 import subprocess
 import sys
+import tempfile
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -53,10 +54,21 @@ def origin() -> dict[str, Any]:
     }
 
 
+def replace(path: Path, content: bytes) -> None:
+    """Write a file in one go: whoever opens it finds the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".partial")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        Path(partial).chmod(0o644)
+        Path(partial).replace(path)
+    except BaseException:
+        Path(partial).unlink(missing_ok=True)
+        raise
+
+
 def write(path: Path, record: dict[str, Any]) -> None:
     """Write a record in one go and say where it is."""
-    path.parent.mkdir(exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf8")
-    partial.replace(path)
+    replace(path, (json.dumps(record, indent=1) + "\n").encode())
     print(path)

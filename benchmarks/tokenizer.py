@@ -8,13 +8,12 @@ The same packages give the same bytes. `--folder` writes elsewhere, to compare.
 import argparse
 import hashlib
 import importlib.metadata
-import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from llmbook import corpora, tokenization
+from recording import replace
 
 PRETRAINED = Path(__file__).resolve().parents[1] / "llmbook" / "pretrained"
 CARD = """# The tokenizer of this book
@@ -44,20 +43,6 @@ chapter 8 measures. No text of others is in this file, only pieces of words.
 def to_bytes(tokenizer: Any) -> bytes:
     """Return what is written as `tokenizer.json`."""
     return tokenizer.to_str(pretty=False).encode() + b"\n"
-
-
-def replace(path: Path, content: bytes) -> None:
-    """Write a file in one go: whoever opens it finds the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".partial")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(partial).chmod(0o644)
-        Path(partial).replace(path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
 
 
 def card(tokenizer: Any, content: bytes, texts: list[str], held_out: list[str], data_sha256: str) -> str:

@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmbook.positions import rotary
 from llmbook.transformer import Block, Stack
 
 #: Label of a position that is not taught; ``ignore_index`` of torch's cross-entropy.
@@ -295,10 +294,7 @@ def two_stream(
             f"a stack with position={config.position!r} and causal={stack.causal}: the streams need an encoder's stack "
             "with position='rope', so that a place is known without its token"
         )
-    turn = None
-    if config.position == "rope":
-        cos, sin = rotary(torch.arange(content.shape[1], device=content.device), config.d_head, config.rope_base)
-        turn = cos.to(content), sin.to(content)  # (time, d_head) each
+    turn = stack.rotations(torch.arange(content.shape[1], device=content.device)[None], content)
     content, query = stack.embedding_norm(content), stack.embedding_norm(query)  # (batch, time, d_model) each
     for block in stack.blocks:
         assert isinstance(block, Block)

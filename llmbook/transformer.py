@@ -295,6 +295,13 @@ class Stack(nn.Module):
             return embeddings + table.to(embeddings)[position_ids]
         return embeddings
 
+    def rotations(self, position_ids: Tensor, embeddings: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return RoPE's cosines and sines, ``(batch or 1, 1, time, d_head)``, in the type of the embeddings."""
+        if self.config.position != "rope":
+            return None
+        cos, sin = rotary(position_ids, self.config.d_head, self.config.rope_base)  # (batch or 1, time, d_head)
+        return cos[:, None].to(embeddings), sin[:, None].to(embeddings)
+
     def cached_tokens(self, past_key_values: Cache | None, batch: int) -> int:
         """Return how many earlier tokens the cache holds; refuse one that is not of this model and batch."""
         if past_key_values is None:
@@ -347,10 +354,7 @@ class Stack(nn.Module):
                 f"position_ids has shape {tuple(position_ids.shape)}: it takes (batch, time) = "
                 f"{tuple(embeddings.shape[:2])}, the positions of the new tokens"
             )
-        turn = None
-        if self.config.position == "rope":
-            cos, sin = rotary(position_ids, self.config.d_head, self.config.rope_base)  # (batch or 1, time, d_head)
-            turn = cos[:, None].to(embeddings), sin[:, None].to(embeddings)
+        turn = self.rotations(position_ids, embeddings)
         mask = self.mask(embeddings, attention_mask, key_length)
         if context is not None and len(context) != len(embeddings):
             raise ValueError(f"{len(context)} sources for {len(embeddings)} targets: each target needs its source")

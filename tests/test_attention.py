@@ -37,11 +37,7 @@ def random_mask(*shape, seed=0, share=0.6):
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < share
 
 
-# --- one head -------------------------------------------------------------------------------------------------------
-
-
-@settings(max_examples=40, deadline=None)
-@given(
+any_attention = given(
     queries=sizes,
     keys=sizes,
     d_k=sizes,
@@ -50,6 +46,13 @@ def random_mask(*shape, seed=0, share=0.6):
     scale=st.none() | st.floats(0.1, 2),
     seed=seeds,
 )
+
+
+# --- one head -------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=40, deadline=None)
+@any_attention
 def test_equals_torchs_function(queries, keys, d_k, d_v, masked, scale, seed):
     query, key, value = query_key_value((2, 3), queries, keys, d_k, d_v, seed=seed)
     mask = random_mask(2, 1, queries, keys, seed=seed) if masked else None
@@ -127,15 +130,7 @@ def test_nan_weights_are_not_hidden():
 
 
 @settings(max_examples=30, deadline=None)
-@given(
-    queries=sizes,
-    keys=sizes,
-    d_k=sizes,
-    d_v=sizes,
-    masked=st.booleans(),
-    scale=st.none() | st.floats(0.1, 2),
-    seed=seeds,
-)
+@any_attention
 def test_backward_equals_autograd_to_1e_10(queries, keys, d_k, d_v, masked, scale, seed):
     inputs = [part.requires_grad_() for part in query_key_value((2,), queries, keys, d_k, d_v, seed=seed)]
     mask = random_mask(2, queries, keys, seed=seed) if masked else None

@@ -55,6 +55,12 @@ def some_ids(batch: int = 2, time: int = 9, seed: int = 0) -> torch.Tensor:
     return torch.randint(VOCAB, (batch, time), generator=torch.Generator().manual_seed(seed))
 
 
+def with_another(ids: torch.Tensor, place: int) -> torch.Tensor:
+    changed = ids.clone()
+    changed[:, place] = (ids[:, place] + 1) % VOCAB
+    return changed
+
+
 def small(**changes) -> TransformerConfig:
     return TransformerConfig(VOCAB, **({"d_model": 16, "num_layers": 2, "num_heads": 4, "d_ff": 24} | changes))
 
@@ -66,8 +72,7 @@ def small(**changes) -> TransformerConfig:
 @given(config=configs, place=st.integers(0, 8))
 def test_a_later_token_changes_no_earlier_logits(config, place):
     model, ids = shaken(Decoder(config)), some_ids()
-    changed = ids.clone()
-    changed[:, place] = (ids[:, place] + 1) % VOCAB
+    changed = with_another(ids, place)
     with torch.no_grad():
         before, after = model(ids).logits, model(changed).logits
     assert torch.equal(before[:, :place], after[:, :place])
@@ -78,8 +83,7 @@ def test_a_later_token_changes_no_earlier_logits(config, place):
 @given(config=configs, place=st.integers(0, 8))
 def test_every_place_of_an_encoder_notices_every_token(config, place):
     model, ids = shaken(Encoder(config)), some_ids()
-    changed = ids.clone()
-    changed[:, place] = (ids[:, place] + 1) % VOCAB
+    changed = with_another(ids, place)
     with torch.no_grad():
         moved = (model(ids).logits - model(changed).logits).abs().amax((0, 2))
     assert (moved > 0).all()
@@ -89,9 +93,7 @@ def test_every_place_of_an_encoder_notices_every_token(config, place):
 @given(config=configs)
 def test_a_target_sees_its_source_and_no_later_target(config):
     model, source, target = shaken(EncoderDecoder(config)), some_ids(seed=1), some_ids(seed=2)
-    other_source, other_target = source.clone(), target.clone()
-    other_source[:, -1] = (source[:, -1] + 1) % VOCAB
-    other_target[:, 5] = (target[:, 5] + 1) % VOCAB
+    other_source, other_target = with_another(source, -1), with_another(target, 5)
     with torch.no_grad():
         before = model(source, None, target).logits
         assert ((before - model(other_source, None, target).logits).abs().amax((0, 2)) > 0).all()

@@ -13,9 +13,10 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from llmbook.pipeline.measures import ngram_hashes
+
 SHINGLE_WORDS = 5
 _LARGEST = 200  # documents in a bucket that are compared all with all; beyond it each is paired with the first
-_BASE = np.uint64(0x9E3779B97F4A7C15)
 _WORD = re.compile(r"\w+")
 
 
@@ -40,12 +41,8 @@ def shingle_hashes(text: str, n: int = SHINGLE_WORDS) -> np.ndarray:
         raise ValueError(f"n={n}: a shingle has at least one word; give 1 or more")
     found = [zlib.crc32(word.encode("utf-8", "surrogatepass")) for word in _WORD.findall(text.lower())]
     symbols = _mix(np.array(found, dtype=np.uint64))
-    size = max(min(n, len(symbols)), 0)
-    places = len(symbols) - size + 1
-    hashes = np.full(places, size, dtype=np.uint64)
-    for offset in range(size):
-        hashes = hashes * _BASE + symbols[offset : offset + places]
-    return np.unique(_mix(hashes))
+    size = min(n, len(symbols))
+    return np.unique(_mix(ngram_hashes(symbols, size, start=size)))
 
 
 class Permutations:

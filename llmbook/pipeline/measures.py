@@ -26,15 +26,21 @@ def special_ratio(text: str) -> float:
     return special / (len(text) or 1)
 
 
-def _ngram_counts(symbols: np.ndarray, n: int) -> np.ndarray:
-    """How often each different n-gram occurs: symbols ``(length,)`` uint64 -> ``(different,)``, by 64-bit hashes."""
-    places = len(symbols) - n + 1
-    if places <= 0:
-        return np.zeros(0, dtype=np.int64)
-    hashes = np.zeros(places, dtype=np.uint64)
-    for offset in range(n):
+def ngram_hashes(symbols: np.ndarray, n: int, start: int = 0) -> np.ndarray:
+    """Return a 64-bit hash of the n-gram at each place: symbols ``(length,)`` uint64 -> ``(length - n + 1,)``, or none.
+
+    ``start`` is what each hash begins with, so that n-grams of different lengths can be told apart.
+    """
+    places = max(len(symbols) - n + 1, 0)
+    hashes = np.full(places, start, dtype=np.uint64)
+    for offset in range(n if places else 0):
         hashes = hashes * _BASE + symbols[offset : offset + places]
-    return np.unique(hashes, return_counts=True)[1]
+    return hashes
+
+
+def _ngram_counts(symbols: np.ndarray, n: int) -> np.ndarray:
+    """How often each different n-gram occurs: symbols ``(length,)`` uint64 -> ``(different,)``."""
+    return np.unique(ngram_hashes(symbols, n), return_counts=True)[1]
 
 
 def character_repetition(text: str, n: int = CHARACTERS) -> float:
