@@ -15,6 +15,8 @@ LOCK = ROOT / "requirements.txt"
 OLDEST_PYTHON = "3.11.2"
 # Move by hand only: a new torch changes numbers in every chapter, and asks for one version of triton.
 HELD = ("torch==", "triton==")
+# No wheel on PyPI: pip resolves for another Python from wheels only. What it needs itself others bring along.
+SOURCE_ONLY = ("rouge-score==",)
 # Libraries that a build of torch for one accelerator brings along; torch itself says which version.
 OF_ONE_ACCELERATOR = re.compile(r"nvidia-|cuda-")
 
@@ -22,7 +24,7 @@ OF_ONE_ACCELERATOR = re.compile(r"nvidia-|cuda-")
 def held() -> dict[str, str]:
     """Return the lines of the lock that stay as they are (pin and platform), by package."""
     lines = LOCK.read_text(encoding="utf-8").splitlines()
-    return {line.partition("==")[0]: line for line in lines if line.startswith(HELD)}
+    return {line.partition("==")[0]: line for line in lines if line.startswith((*HELD, *SOURCE_ONLY))}
 
 
 def requirements() -> list[str]:
@@ -30,7 +32,8 @@ def requirements() -> list[str]:
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     extras = pyproject["project"]["optional-dependencies"].values()
     ranges = sum(extras, [*pyproject["build-system"]["requires"], *pyproject["project"]["dependencies"]])
-    return [*ranges, *held().values()]
+    wanted = [*ranges, *held().values()]
+    return [line for line in wanted if not line.startswith(tuple(name.rstrip("=") for name in SOURCE_ONLY))]
 
 
 def resolve() -> list[str]:
@@ -53,6 +56,7 @@ def resolve() -> list[str]:
         for package in packages
         if not OF_ONE_ACCELERATOR.match(package["name"])
     ]
+    pins += [line for line in kept.values() if line.startswith(SOURCE_ONLY)]
     return sorted(pins, key=str.upper)
 
 
