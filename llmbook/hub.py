@@ -7,9 +7,11 @@ What :func:`save` writes is opened by ``AutoModelForCausalLM``, ``AutoModelForMa
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -295,11 +298,17 @@ def _without_progress_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def save(model: Model, folder: str | Path) -> Path:
+def save(model: Model, folder: str | Path, tokenizer: PreTrainedTokenizerBase | None = None) -> Path:
     """Write ``config.json`` and ``model.safetensors`` into ``folder``, which may exist; return its path.
 
     The files are written beside the folder and moved when complete: an interrupted save leaves the old ones. Other
     files of the folder (a tokenizer's) stay.
+
+    Args:
+        model: any of the three.
+        folder: where to write.
+        tokenizer: its files are written too, so that ``AutoTokenizer`` opens the folder, and ``config.json`` names its
+            tokens for beginning, end and padding (with which T5's decoder begins).
 
     Raises:
         ValueError: ``folder`` is a file, the model has a shape that :func:`to_hf` refuses, or weights that are NaN or
@@ -317,18 +326,64 @@ def save(model: Model, folder: str | Path) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
+        theirs = to_hf(model)
+        if tokenizer is not None:
+            _name_special_tokens(theirs, tokenizer)
+            _save_tokenizer(tokenizer, temporary, getattr(theirs.config, "max_position_embeddings", None))
         with _without_progress_bars():
-            to_hf(model).save_pretrained(temporary)
+            theirs.save_pretrained(temporary)
         folder.mkdir(exist_ok=True)
         for path in temporary.iterdir():
+            path.chmod(0o644)  # safetensors makes files that nobody else may read
             path.replace(folder / path.name)
     finally:
         shutil.rmtree(temporary)
     return folder
 
 
+def _name_special_tokens(theirs: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Write a tokenizer's special tokens into the settings that ``generate`` reads."""
+    if len(tokenizer) != theirs.config.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {len(tokenizer)} tokens, the model {theirs.config.vocab_size}: not of one kind"
+        )
+    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    if theirs.config.is_encoder_decoder:
+        ids["decoder_start_token_id"] = tokenizer.pad_token_id
+    theirs.config.update(ids)
+    if theirs.can_generate():
+        theirs.generation_config.update(**ids)
+
+
+def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, longest: int | None) -> None:
+    """Write a tokenizer's files, in the words that older versions of transformers read as well."""
+    tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf8")) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    config.pop("backend", None)
+    if longest is not None:
+        config["model_max_length"] = longest
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf8")
+
+
+def shipped(name: str) -> Path:
+    """Return the folder of a model that the book ships, for :func:`load` and any ``from_pretrained``.
+
+    Raises:
+        ValueError: no such model; the message lists those there are.
+    """
+    root = Path(str(files("llmbook") / "pretrained"))
+    names = sorted(path.parent.name for path in root.glob("*/config.json"))
+    if name not in names:
+        raise ValueError(f"{name!r}: the book ships {', '.join(names) or 'no model'}; for others name their folder")
+    return root / name
+
+
 def load(folder: str | Path) -> Model:
     """Return the book's model, in ``eval`` mode, from a local folder that :func:`save` or ``save_pretrained`` wrote.
+
+    Weights keep the precision of the file: call ``.float()`` on a model that is stored in half precision before
+    computing on a CPU.
 
     Raises:
         FileNotFoundError: there is no such folder, or no ``config.json`` or weights in it.

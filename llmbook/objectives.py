@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from llmbook.tokenization import EOS, MASK
 from llmbook.transformer import Block, Stack
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 #: Label of a position that is not taught; ``ignore_index`` of torch's cross-entropy.
 IGNORE = -100
@@ -23,53 +27,90 @@ IGNORE = -100
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """Ids of the tokens that are no text: they follow the tokenizer's own ids ``0 .. ordinary - 1``.
+    """Ids of the tokens that are no text: after the ordinary ones, or, with ``first``, before them.
 
     Attributes:
-        ordinary: size of the tokenizer's vocabulary; every id from here on is special.
+        ordinary: number of ordinary tokens, those of the tokenizer's vocabulary that are text.
         sentinels: how many tokens may stand for a span (T5 has 100).
+        first: the first ordinary id; those before it are special.
+        leading: ids of the tokens ``cls``, ``sep``, ``mask`` and of the first sentinel, if those are before
+            ``first``; by default the four follow the ordinary ones.
     """
 
     ordinary: int
     sentinels: int = 16
+    first: int = 0
+    leading: tuple[int, int, int, int] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse sizes that leave nothing to choose from."""
+        """Refuse sizes that leave nothing to choose from, and special ids among the ordinary ones."""
         if self.ordinary < 2 or self.sentinels < 2:
             raise ValueError(f"ordinary={self.ordinary}, sentinels={self.sentinels}: each takes a number from 2 up")
+        if self.leading is not None:
+            last = max(*self.leading, self.leading[3] + self.sentinels - 1)
+            if min(self.leading) < 0 or last >= self.first:
+                raise ValueError(
+                    f"leading={self.leading} with {self.sentinels} sentinels: these ids run from {min(self.leading)} "
+                    f"to {last}, and must lie between 0 and the first ordinary one, {self.first}"
+                )
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerFast) -> SpecialTokens:
+        """Return those of a tokenizer that :func:`llmbook.tokenization.load_tokenizer` opened for BERT or T5.
+
+        T5 has no token for a whole text: its decoder begins with padding, which stands for ``cls`` here.
+
+        Raises:
+            ValueError: a tokenizer without mask token or sentinels.
+        """
+        vocab = tokenizer.get_vocab()
+        sentinels = sorted(vocab[token] for token in vocab if token.startswith("<extra_id_"))
+        start = tokenizer.pad_token_id if tokenizer.cls_token_id is None else tokenizer.cls_token_id
+        mask = vocab.get(MASK)
+        if mask is None or len(sentinels) < 2 or start is None:
+            raise ValueError(f"this tokenizer has no {MASK}, <extra_id_...> or padding: use load_tokenizer('bert')")
+        first = sentinels[-1] + 1
+        leading = (start, vocab[EOS], mask, sentinels[0])
+        return cls(len(vocab) - first, len(sentinels), first, leading)
+
+    def _id(self, place: int) -> int:
+        return self.first + self.ordinary + place if self.leading is None else self.leading[place]
 
     @property
     def cls(self) -> int:
         """The token that stands first and for the whole text; also the first token a decoder reads."""
-        return self.ordinary
+        return self._id(0)
 
     @property
     def sep(self) -> int:
         """The token that ends a text or a part of it."""
-        return self.ordinary + 1
+        return self._id(1)
 
     @property
     def mask(self) -> int:
         """The token that stands where one was hidden."""
-        return self.ordinary + 2
+        return self._id(2)
 
     @property
     def size(self) -> int:
         """Size of the model's vocabulary, special tokens included."""
-        return self.ordinary + 3 + self.sentinels
+        return self.first + self.ordinary + (3 + self.sentinels if self.leading is None else 0)
 
     def sentinel(self, number: int) -> int:
         """Return the token that stands for the span with this number, counted from 0."""
         if not 0 <= number < self.sentinels:
             raise ValueError(f"sentinel {number}: there are {self.sentinels}; make SpecialTokens with more of them")
-        return self.ordinary + 3 + number
+        return self._id(3) + number
+
+    def is_ordinary(self, ids: Tensor) -> Tensor:
+        """Return whether each id is text: bool of the ids' shape."""
+        return (ids >= self.first) & (ids < self.first + self.ordinary)
 
     def name(self, token: int) -> str | None:
         """Return how a special token is written, ``None`` for an ordinary one."""
-        if token < self.ordinary:
-            return None
-        names = ["[CLS]", "[SEP]", "[MASK]", *(f"<{number}>" for number in range(self.sentinels))]
-        return names[token - self.ordinary]
+        names = {self.cls: "[CLS]", self.sep: "[SEP]", self.mask: "[MASK]"}
+        names |= {self.sentinel(number): f"<{number}>" for number in range(self.sentinels)}
+        return names.get(token)
 
 
 def _check_ids(ids: Tensor, least: int = 1) -> None:
@@ -138,9 +179,9 @@ def masked(
     _check_rate("rate", rate)
     if min(parts) < 0 or abs(sum(parts) - 1) > 1e-6:
         raise ValueError(f"parts={parts}: three shares that add up to 1, of [MASK], a random token, the token itself")
-    chosen = (torch.rand(ids.shape, generator=generator) < rate) & (ids < special.ordinary)  # (batch, time)
+    chosen = (torch.rand(ids.shape, generator=generator) < rate) & special.is_ordinary(ids)  # (batch, time)
     dice = torch.rand(ids.shape, generator=generator)  # (batch, time)
-    random = torch.randint(special.ordinary, ids.shape, generator=generator)  # (batch, time)
+    random = special.first + torch.randint(special.ordinary, ids.shape, generator=generator)  # (batch, time)
     hidden = torch.where(dice < parts[0], special.mask, torch.where(dice < parts[0] + parts[1], random, ids))
     return TokenBatch(torch.where(chosen, hidden, ids), torch.where(chosen, ids, IGNORE))
 
@@ -258,11 +299,11 @@ def permuted(ids: Tensor, generator: torch.Generator, special: SpecialTokens, sh
     _check_ids(ids, least=2)
     _check_rate("share", share)
     dice = torch.rand(ids.shape, generator=generator)  # (batch, time)
-    order = torch.where(ids < special.ordinary, dice, -1.0).argsort(dim=1)  # (batch, time)
+    order = torch.where(special.is_ordinary(ids), dice, -1.0).argsort(dim=1)  # (batch, time)
     content_mask, query_mask = permutation_masks(order)
     count = max(1, round(share * ids.shape[1]))
     last = torch.zeros_like(ids, dtype=torch.bool).scatter(1, order[:, -count:], True)  # (batch, time)
-    labels = torch.where(last & (ids < special.ordinary), ids, IGNORE)  # (batch, time)
+    labels = torch.where(last & special.is_ordinary(ids), ids, IGNORE)  # (batch, time)
     return PermutationBatch(ids, order, content_mask, query_mask, labels)
 
 

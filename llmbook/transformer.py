@@ -284,7 +284,8 @@ class Stack(nn.Module):
     def add_positions(self, embeddings: Tensor, position_ids: Tensor) -> Tensor:
         """Add position vectors to ``(batch, time, d_model)`` where the model has them."""
         if self.config.position == "learned":
-            if position_ids.numel() and int(position_ids.max()) >= self.config.max_length:
+            looks = position_ids.numel() and not torch.compiler.is_compiling()
+            if looks and int(position_ids.max()) >= self.config.max_length:
                 raise ValueError(
                     f"{int(position_ids.max()) + 1} tokens, but the model has learned {self.config.max_length} "
                     "positions: shorten the text, or make the model with a larger max_length"
@@ -392,7 +393,8 @@ def initialise(model: nn.Module, config: TransformerConfig) -> None:
 def _check_ids(ids: Tensor, size: int, name: str = "input_ids") -> None:
     if ids.ndim != 2 or ids.is_floating_point():
         raise ValueError(f"{name} has shape {tuple(ids.shape)} and type {ids.dtype}: pass whole numbers (batch, time)")
-    if ids.is_meta or not ids.numel():  # a model without data, to be counted: there is nothing to look at
+    # a model without data, to be counted, has nothing to look at; a compiled one must not stop to look
+    if ids.is_meta or not ids.numel() or torch.compiler.is_compiling():
         return
     low, high = int(ids.min()), int(ids.max())
     if not 0 <= low <= high < size:
@@ -473,6 +475,7 @@ class Encoder(nn.Module):
         token_type_ids: Tensor | None = None,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
+        at: Tensor | None = None,
     ) -> Output:
         """Return logits for each token given all tokens.
 
@@ -482,8 +485,15 @@ class Encoder(nn.Module):
             token_type_ids: segment of each token ``(batch, time)``, by default 0.
             output_attentions: whether to return the weights.
             output_hidden_states: whether to return embeddings and blocks' outputs.
+            at: where logits are wanted, ``(batch, time)`` of bool: then they are ``(wanted, vocab)``, in that order. In
+                pretraining most tokens are not predicted, and the head is a good part of a small model's work.
         """
         _check_ids(input_ids, self.config.vocab_size)
+        if at is not None and (at.shape != input_ids.shape or at.dtype != torch.bool):
+            raise ValueError(
+                f"at has shape {tuple(at.shape)} and type {at.dtype}: it takes bool of the ids' shape "
+                f"{tuple(input_ids.shape)}"
+            )
         embeddings = self.embeddings(input_ids)  # (batch, time, d_model)
         if self.config.type_vocab_size:
             segments = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids  # (batch, time)
@@ -495,7 +505,8 @@ class Encoder(nn.Module):
             _check_ids(segments, self.config.type_vocab_size, "token_type_ids")
             embeddings = embeddings + self.type_embeddings(segments)
         out = self.stack(embeddings, attention_mask, output_attentions=output_attentions)
-        features = self.transform_norm(F.gelu(self.transform(out.last_hidden_state)))  # (batch, time, d_model)
+        hidden = out.last_hidden_state if at is None else out.last_hidden_state[at]  # (batch, time, d_model) or fewer
+        features = self.transform_norm(F.gelu(self.transform(hidden)))  # (batch, time, d_model) or (wanted, d_model)
         return Output(self.lm_head(features), out.hidden_states if output_hidden_states else None, out.attentions)
 
 

@@ -1,5 +1,9 @@
+import hashlib
 import json
 import os
+import re
+from importlib.resources import files
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +15,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
+    AutoTokenizer,
     BertConfig,
     BertForMaskedLM,
     GPT2Config,
@@ -21,7 +26,8 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from llmbook import hub
+import pretrain
+from llmbook import corpora, hub, tokenization
 from llmbook.transformer import Decoder, Encoder, EncoderDecoder, TransformerConfig, greedy
 
 VOCAB = 40
@@ -360,3 +366,68 @@ def test_weights_in_several_files_are_loaded(tmp_path):
     hub.to_hf(model).save_pretrained(tmp_path, max_shard_size="10KB")
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
     assert_same_logits(model, hub.load(tmp_path))
+
+
+# --- with a tokenizer, and what the book ships ------------------------------------------------------------------------
+
+FAMILY = {Decoder: "gpt", Encoder: "bert", EncoderDecoder: "t5"}
+
+
+def full_size(kind):
+    """Return a small model with the shipped tokenizer's vocabulary."""
+    shape = {Decoder: TransformerConfig, Encoder: TransformerConfig.bert, EncoderDecoder: TransformerConfig.t5}[kind]
+    return kind(shape(4096, d_model=16, num_layers=1, num_heads=2)).eval()
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_a_tokenizer_is_saved_with_its_model_and_its_special_tokens_are_named(tmp_path, kind):
+    tokenizer = tokenization.load_tokenizer(FAMILY[kind])
+    hub.save(full_size(kind), tmp_path, tokenizer)
+    opened, theirs = AutoTokenizer.from_pretrained(tmp_path), AUTO[kind].from_pretrained(tmp_path)
+    for sentence in ("def f(x): return 12", "naïve 中文 🙂\n", "a <mask> b"):
+        assert opened(sentence)["input_ids"] == tokenizer(sentence)["input_ids"]
+    assert opened.decode(opened("12 a")["input_ids"], skip_special_tokens=True) == "12 a"
+    assert theirs.config.pad_token_id == 1 and theirs.config.eos_token_id == tokenizer.eos_token_id
+    if kind is EncoderDecoder:
+        assert theirs.config.decoder_start_token_id == 1
+        written = theirs.generate(**opened("a", return_tensors="pt", return_token_type_ids=False), max_new_tokens=3)
+        assert written[0, 0] == 1
+
+
+def test_a_tokenizer_of_another_model_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="4096 tokens, the model 40"):
+        hub.save(make(Decoder), tmp_path / "model", tokenization.load_tokenizer())
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_model_that_is_not_shipped_is_refused_and_those_that_are_named():
+    with pytest.raises(ValueError, match=r"'pydocs-gtp': the book ships .*pydocs-gpt"):
+        hub.shipped("pydocs-gtp")
+
+
+SHIPPED = sorted(path.parent.name for path in Path(str(files("llmbook") / "pretrained")).glob("*/config.json"))
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_model_is_what_its_card_says(name):
+    folder = hub.shipped(name)
+    card = (folder / "README.md").read_text(encoding="utf8")
+    content = (folder / "model.safetensors").read_bytes()
+    assert hashlib.sha256(content).hexdigest() in card and len(content) <= 10_000_000
+    lines = (folder / "curve.csv").read_text().splitlines()
+    assert f"{int(lines[-1].split(',')[1]):,} tokens" in card
+    model = hub.load(folder).float()
+    kind = type(model)
+    assert_same_logits(model, AUTO[kind].from_pretrained(folder, dtype="float32").eval())
+    tokenizer, ours = AutoTokenizer.from_pretrained(folder), tokenization.load_tokenizer(FAMILY[kind])
+    assert tokenizer("a b 12")["input_ids"] == ours("a b 12")["input_ids"]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_model_scores_held_out_text_as_its_card_says(name):
+    kind = name.removeprefix("pydocs-")
+    held_out = list(corpora.pydocs()["test"].shuffle(seed=0)["text"])[: pretrain.HELD_OUT]
+    score = pretrain.score(kind, hub.load(hub.shipped(name)).float(), held_out)
+    card = (hub.shipped(name) / "README.md").read_text(encoding="utf8")
+    recorded = float(re.search(r"held-out text \| ([\d.]+) ", card)[1])
+    assert score == pytest.approx(recorded, abs=0.002)

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from transformers.models.clip import modeling_clip
 
 import objectives as recorded
-from llmbook import objectives, runtime
+from llmbook import objectives, runtime, tokenization
 from llmbook.objectives import IGNORE, SpecialTokens
 from llmbook.transformer import Stack, TransformerConfig, initialise
 
@@ -27,6 +27,11 @@ def text(rows: int = 4, time: int = 20, seed: int = 0) -> torch.Tensor:
     return torch.randint(50, (rows, time), generator=generator(seed))
 
 
+def without_mask() -> transformers.PreTrainedTokenizerFast:
+    tokenizer = tokenization.train_byte_bpe(["a b"], 257)
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|endoftext|>")
+
+
 def make_stack(causal: bool = False, **changes) -> Stack:
     torch.manual_seed(0)
     config = TransformerConfig(SPECIAL.size, d_model=32, num_layers=2, num_heads=2, **changes)
@@ -36,6 +41,42 @@ def make_stack(causal: bool = False, **changes) -> Stack:
 
 
 # --- special tokens --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def of_the_book() -> dict[str, SpecialTokens]:
+    return {family: SpecialTokens.of(tokenization.load_tokenizer(family)) for family in ("bert", "t5")}
+
+
+def test_special_tokens_of_the_shipped_tokenizer_stand_before_its_text(of_the_book):
+    names = tokenization.special_tokens()
+    bert, t5 = of_the_book["bert"], of_the_book["t5"]
+    assert [names[i] for i in (bert.cls, bert.sep, bert.mask)] == ["<s>", "</s>", "<mask>"]
+    assert names[t5.cls] == "<pad>" and names[t5.sentinel(31)] == "<extra_id_31>"
+    assert bert.size == bert.first + bert.ordinary == 4096 and bert.first == len(names)
+    assert [bert.name(i) for i in (3, 4, 2, 5, 37)] == ["[CLS]", "[SEP]", "[MASK]", "<0>", None]
+    assert bert.is_ordinary(torch.tensor([0, 36, 37, 4095])).tolist() == [False, False, True, True]
+
+
+def test_masking_leaves_special_tokens_alone_wherever_they_stand(of_the_book):
+    special = of_the_book["bert"]
+    ids = torch.randint(4096, (64, 100), generator=generator())
+    batch = objectives.masked(ids, generator(1), special, rate=1.0, parts=(0.0, 1.0, 0.0))
+    taught = batch.labels != IGNORE
+    assert taught.equal(special.is_ordinary(ids))
+    assert special.is_ordinary(batch.input_ids[taught]).all()  # a random token is text
+    assert batch.input_ids[~taught].equal(ids[~taught])
+
+
+def test_spans_of_the_shipped_tokenizer_are_what_transformers_shifts(of_the_book):
+    special = of_the_book["t5"]
+    ids = torch.randint(37, 4096, (3, 60), generator=generator())
+    batch = objectives.span_corruption(ids, generator(), special)
+    shape = dict(vocab_size=4096, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    config = transformers.T5Config(**shape, pad_token_id=1, decoder_start_token_id=special.cls)
+    theirs = transformers.T5ForConditionalGeneration(config)
+    assert batch.decoder_input_ids.equal(theirs._shift_right(batch.labels))
+    assert batch.labels[:, 0].tolist() == [5] * 3  # <extra_id_0>
 
 
 def test_special_tokens_follow_the_ordinary_ones_and_have_names():
@@ -403,6 +444,8 @@ def test_collators_are_pure(name):
     ("call", "says"),
     [
         (lambda: SpecialTokens(1), "from 2 up"),
+        (lambda: SpecialTokens(50, 8, first=10, leading=(0, 1, 2, 3)), "first ordinary one, 10"),
+        (lambda: SpecialTokens.of(without_mask()), "load_tokenizer"),
         (lambda: SPECIAL.sentinel(8), "there are 8"),
         (lambda: objectives.causal(torch.zeros(3).long()), "(batch, time)"),
         (lambda: objectives.causal(torch.zeros(2, 3)), "whole numbers"),

@@ -418,3 +418,36 @@ def test_defaults_are_filled_in_and_the_class_is_frozen():
         config.d_model = 5
     wider = dataclasses.replace(small(), d_ff=None, d_model=32)
     assert wider.d_ff == 128
+
+
+@given(st.integers(0, 1000))
+@settings(deadline=None, max_examples=20)
+def test_logits_at_chosen_places_are_those_of_the_whole(seed):
+    model = shaken(Encoder(TransformerConfig.bert(VOCAB, d_model=16, num_layers=2, num_heads=2))).eval()
+    rng = torch.Generator().manual_seed(seed)
+    ids = torch.randint(VOCAB, (3, 7), generator=rng)
+    at = torch.rand(3, 7, generator=rng) < 0.4
+    assert_close(model(ids, at=at).logits, model(ids).logits[at], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("at", [torch.ones(1, 3, dtype=torch.bool), torch.ones(1, 4)])
+def test_places_of_another_shape_or_type_are_refused(at):
+    model = Encoder(TransformerConfig.bert(VOCAB, d_model=16, num_layers=1, num_heads=2))
+    with pytest.raises(ValueError, match=r"it takes bool of the ids' shape \(1, 4\)"):
+        model(torch.zeros(1, 4, dtype=torch.long), at=at)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        Decoder(TransformerConfig(VOCAB, d_model=16, num_layers=1, num_heads=2)),
+        Encoder(TransformerConfig.bert(VOCAB, d_model=16, num_layers=1, num_heads=2)),
+        EncoderDecoder(TransformerConfig.t5(VOCAB, d_model=16, num_layers=1, num_heads=2)),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+def test_models_are_compiled_as_one_graph(model):
+    ids = torch.arange(8).view(2, 4)
+    inputs = {"decoder_input_ids": ids} if isinstance(model, EncoderDecoder) else {}
+    compiled = torch.compile(model, backend="eager", fullgraph=True)  # without a compiler of C++
+    assert_close(compiled(ids, **inputs).logits, model(ids, **inputs).logits)
