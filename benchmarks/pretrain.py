@@ -1,0 +1,311 @@
+"""Make the models that the book ships, `pydocs-gpt`, `pydocs-bert` and `pydocs-t5`, from `pydocs` alone (chapter 10).
+
+    python benchmarks/pretrain.py --model gpt        # an hour or two on one CPU thread; the same for bert and t5
+
+Checkpoints go to `--work`; an interrupted run goes on from them. At its end the model is written to
+`llmbook/pretrained/pydocs-gpt` in Hugging Face's format and half precision, with its tokenizer, the curve of its
+training (`curve.csv`) and a card (`README.md`). What the card says of held-out text is computed from the files written.
+"""
+
+import argparse
+import csv
+import hashlib
+import importlib.metadata
+import io
+import json
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llmbook import corpora, hub, ngram, objectives, positions, runtime, tokenization, training
+from llmbook import transformer as tf
+from llmbook.metrics import bits_per_byte
+from recording import ROOT, replace
+
+PRETRAINED = ROOT / "llmbook" / "pretrained"
+VOCAB_SIZE = 4096
+HELD_OUT = 200  # documents, the ones of chapter 1
+CURVE = ("step", "tokens", "loss", "learning_rate", "gradient_norm")
+
+
+def gpt() -> tf.Decoder:
+    """Return a Llama of 4.2 million parameters."""
+    return tf.Decoder(tf.TransformerConfig(VOCAB_SIZE, d_model=256, num_layers=4, num_heads=4, d_ff=688))
+
+
+def bert() -> tf.Encoder:
+    """Return a BERT of 4.4 million parameters for texts of up to 256 tokens.
+
+    Its learned positions begin as sinusoids, so that "the token before" is a direction from the first step on.
+    """
+    model = tf.Encoder(
+        tf.TransformerConfig.bert(VOCAB_SIZE, d_model=256, num_layers=4, num_heads=4, d_ff=1024, max_length=256)
+    )
+    with torch.no_grad():
+        waves = positions.sinusoidal(256, 256)  # (time, d_model), mean square 1/2
+        model.stack.positions.weight.copy_(0.02 * 2**0.5 * waves)
+    return model
+
+
+def t5() -> tf.EncoderDecoder:
+    """Return a T5 (version 1.1: gated) of 4.9 million parameters."""
+    return tf.EncoderDecoder(
+        tf.TransformerConfig.t5(VOCAB_SIZE, d_model=192, num_layers=4, num_heads=3, d_ff=512, activation="geglu")
+    )
+
+
+def without_end_of_text(ids: Tensor) -> Tensor:
+    """Return windows ``(batch, time + 1)`` as ``(batch, time)`` with BERT's and T5's token between two documents."""
+    return ids[:, :-1].masked_fill(ids[:, :-1] == END, SPECIAL["bert"].sep)
+
+
+def masked_loss(model: nn.Module, ids: Tensor) -> Tensor:
+    """Return the mean cross-entropy in nats of masked tokens.
+
+    30 % of all tokens are masked: more than BERT's 15 %, since a short training gains from more answers per text
+    (Wettig et al. 2023, arXiv:2202.08005).
+    """
+    whole = objectives.single(without_end_of_text(ids).cpu(), SPECIAL["bert"])  # (batch, time + 2)
+    batch = objectives.masked(whole, torch.default_generator, SPECIAL["bert"], rate=0.3)
+    at = (batch.labels != objectives.IGNORE).to(ids.device)  # (batch, time + 2)
+    logits = model(batch.input_ids.to(ids.device), at=at).logits  # (masked, vocab)
+    return F.cross_entropy(logits.float(), batch.labels.to(ids.device)[at])
+
+
+def span_loss(model: nn.Module, ids: Tensor) -> Tensor:
+    """Return the mean cross-entropy in nats of the tokens of T5's targets."""
+    text = without_end_of_text(ids).cpu()  # (batch, time)
+    batch = objectives.span_corruption(text, torch.default_generator, SPECIAL["t5"])
+    logits = model(batch.input_ids.to(ids.device), decoder_input_ids=batch.decoder_input_ids.to(ids.device)).logits
+    return F.cross_entropy(logits.flatten(0, 1).float(), batch.labels.to(ids.device).flatten())
+
+
+SPECIAL = {name: objectives.SpecialTokens.of(tokenization.load_tokenizer(name)) for name in ("bert", "t5")}
+END = tokenization.special_tokens().index(tokenization.END_OF_TEXT)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is made: its shape, its loss, the tokens of a window, windows in a batch, and how it is trained."""
+
+    build: Callable[[], hub.Model]
+    loss: Callable[[nn.Module, Tensor], Tensor]
+    window: int
+    batch: int
+    settings: training.Settings
+    about: str
+    double_at_end: bool = False
+
+    def batches(self, stream: np.ndarray) -> Callable[[int], Tensor]:
+        """Return the batches; with ``double_at_end`` windows are twice as long, and half as many, in the decay."""
+        chosen = self.settings
+        usual = training.Windows(stream, self.window, self.batch)
+        if not self.double_at_end:
+            return usual
+        longer = training.Windows(stream, 2 * self.window, self.batch // 2)
+        turn = chosen.steps - round(chosen.decay * chosen.steps)
+        return lambda step: usual(step) if step < turn else longer(step - turn)
+
+
+def recipe(model: str) -> Recipe:
+    """Return the recipe of ``gpt``, ``bert`` or ``t5``."""
+    shared = {"warmup": 0.015, "decay": 0.25, "weight_decay": 0.1, "checkpoint_every": 250, "log_every": 50}
+    if model == "gpt":
+        chosen = training.Settings(5200, 5e-3, 0.015, **shared)
+        return Recipe(gpt, training.next_token_loss, 256, 16, chosen, "the next token is predicted", True)
+    if model == "bert":
+        chosen = training.Settings(4000, 5e-3, 0.015, **shared)
+        return Recipe(bert, masked_loss, 254, 16, chosen, "30 % of the tokens are masked (80/10/10) and predicted")
+    chosen = training.Settings(4000, 2e-3, 0.01, **shared)
+    about = "15 % of the tokens, in spans of 3 on average, are cut out and written by the decoder"
+    return Recipe(t5, span_loss, 256, 16, chosen, about)
+
+
+@torch.no_grad()
+def next_token_log_probs(model: nn.Module, documents: Sequence[np.ndarray], length: int = 512) -> np.ndarray:
+    """Return the log-probability of each token of documents that follow each other, with ``length / 2`` before it.
+
+    The documents are read in windows that overlap by half, and each token is scored in the window where it stands in
+    the second half; so the model is given as much context as it was trained on, as in chapter 1.
+    """
+    device = next(model.parameters()).device
+    ids = torch.from_numpy(np.concatenate(documents)).long()  # (tokens,)
+    half = length // 2
+    padded = F.pad(ids, (half + 1, -len(ids) % half), value=END)
+    found = []
+    for rows in padded.unfold(0, length + 1, half).split(16):
+        rows = rows.to(device)
+        logits = model(rows[:, :-1]).logits[:, -half:].float()  # (rows, half, vocab)
+        found.append(-F.cross_entropy(logits.flatten(0, 1), rows[:, -half:].flatten(), reduction="none"))
+    return torch.cat(found)[: len(ids)].double().cpu().numpy()
+
+
+@torch.no_grad()
+def held_out_loss(model: nn.Module, made: Recipe, documents: Sequence[np.ndarray]) -> float:
+    """Return the recipe's own loss in nats on all windows of the documents, with masks that are always the same."""
+    windows = training.Windows(np.concatenate(documents), made.window, made.batch)
+    state = torch.get_rng_state()
+    torch.manual_seed(0)
+    device = next(model.parameters()).device
+    losses = [made.loss(model, windows(step).to(device)).item() for step in range(windows.steps_per_epoch)]
+    torch.set_rng_state(state)
+    return float(np.mean(losses))
+
+
+def score(name: str, model: nn.Module, held_out: Sequence[str]) -> float:
+    """Return bits per byte of ``gpt`` on held-out texts, for the others nats per predicted token."""
+    documents = tokenization.encode_documents(tokenization.load_tokenizer(name).backend_tokenizer, held_out)
+    if name == "gpt":
+        return bits_per_byte(next_token_log_probs(model, documents), sum(len(text.encode()) for text in held_out))
+    return held_out_loss(model, recipe(name), documents)
+
+
+def curve(log: Sequence[dict[str, float]]) -> bytes:
+    """Return the log as CSV without speeds, which are the machine's and not the training's."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, CURVE, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for line in log:
+        whole = {name: int(line[name]) for name in ("step", "tokens")}
+        writer.writerow(whole | {name: f"{line[name]:.6g}" for name in CURVE[2:]})
+    return file.getvalue().encode()
+
+
+CARD = """# pydocs-{name}
+
+{kind} of {parameters:,} parameters, made by `python benchmarks/pretrain.py --model {name}`
+from the training split of `llmbook.corpora.pydocs()` (documentation of Python packages, in English) and nothing else:
+{about}. It is for teaching: it knows nothing but how such documentation
+is written.
+
+| | |
+|---|---|
+| shape | {shape} |
+| SHA-256 of `model.safetensors` | `{sha256}` ({megabytes:.1f} MB, float16) |
+| SHA-256 of `pydocs` | `{data_sha256}` ({documents:,} documents, {stream:,} tokens in the training split) |
+| tokenizer | the book's, {vocab_size:,} tokens (`../tokenizer.md`) |
+| trained on | {tokens:,} tokens ({epochs:.1f} passes), {steps:,} steps of {batch} windows of {window} tokens{longer} |
+| optimisers | Muon ({muon}) for matrices, AdamW ({adamw}) for the rest; weight decay {decay} |
+| learning rate | rises over 1.5 % of the steps, stays, falls to 0 over the last 25 % |
+| precision | weights float32, products {dtype}; seed 0 |
+| made with | torch {torch}, Python {python}, {date}, {device} |
+| held-out text | {held_out} |
+
+The held-out text is {held_documents} documents of the test split, the same as in chapter 1.
+{compared}`curve.csv` has the loss of each 50 steps in nats per predicted token. Chapter 10 explains the recipe.
+
+    from llmbook import hub, tokenization
+    model = hub.load(hub.shipped("pydocs-{name}")).float()
+    tokenizer = tokenization.load_tokenizer("{name}")
+
+or, with `transformers`: `{auto}.from_pretrained(hub.shipped("pydocs-{name}"), dtype="float32")`.
+"""
+KINDS = {
+    "gpt": ("A decoder (Llama's shape)", "AutoModelForCausalLM"),
+    "bert": ("An encoder (BERT's shape)", "AutoModelForMaskedLM"),
+    "t5": ("An encoder-decoder (T5's shape, version 1.1)", "AutoModelForSeq2SeqLM"),
+}
+
+
+def comparison(documents: Sequence[np.ndarray], held_out: Sequence[str]) -> str:
+    """Return what chapter 1's models need for the same held-out texts, the first counted on the documents here."""
+    tokenizer = tokenization.load_tokenizer().backend_tokenizer
+    table = ngram.KneserNey(ngram.NGramCounts(list(documents), VOCAB_SIZE, order=5), 5)
+    test = tokenization.encode_documents(tokenizer, held_out)
+    bits = bits_per_byte(table.log_prob(test), sum(len(text.encode()) for text in held_out))
+    recorded = json.loads((ROOT / "results" / "language-models.json").read_text())["runs"]
+    most = max(run["tokens"] for run in recorded)
+    lstm = [run["bits_per_byte"] for run in recorded if run["model"] == "LSTMLM" and run["tokens"] == most]
+    return (
+        f"Of it Kneser-Ney smoothing of order 5, counted on the same tokens as this model was trained on, needs\n"
+        f"{bits:.3f} bits per byte, and the LSTM of chapter 1 after its longest recorded training ({most:,} tokens)\n"
+        f"{min(lstm):.3f}.\n"
+    )
+
+
+def publish(
+    name: str,
+    made: Recipe,
+    model: hub.Model,
+    log: Sequence[dict[str, float]],
+    facts: dict[str, object],
+    held_out: Sequence[str],
+    folder: Path,
+    compared: str = "",
+) -> None:
+    """Write model, tokenizer, curve and card; what the card says of held-out text is of the stored weights."""
+    hub.save(model.to("cpu", torch.float16), folder, tokenization.load_tokenizer(name))
+    stored = hub.load(folder).float()
+    result = f"{score(name, stored, held_out):.3f} {'bits per byte' if name == 'gpt' else 'nats per predicted token'}"
+    content = (folder / "model.safetensors").read_bytes()
+    config = stored.config
+    chosen = made.settings
+    card = CARD.format(
+        name=name,
+        kind=KINDS[name][0],
+        auto=KINDS[name][1],
+        about=made.about,
+        parameters=tf.count_parameters(stored),
+        shape=f"d_model {config.d_model}, {config.num_layers} layers, {config.num_heads} heads, d_ff {config.d_ff}",
+        sha256=hashlib.sha256(content).hexdigest(),
+        megabytes=len(content) / 1e6,
+        vocab_size=config.vocab_size,
+        tokens=int(log[-1]["tokens"]),
+        epochs=log[-1]["tokens"] / int(str(facts["stream"])),
+        steps=chosen.steps,
+        batch=made.batch,
+        window=made.window,
+        longer=f", {made.batch // 2} of {2 * made.window} while the learning rate falls" * made.double_at_end,
+        muon=chosen.muon_learning_rate,
+        adamw=chosen.learning_rate,
+        decay=chosen.weight_decay,
+        torch=importlib.metadata.version("torch"),
+        python=platform.python_version(),
+        date=date.today().isoformat(),
+        held_out=result,
+        held_documents=len(held_out),
+        compared=compared,
+        **facts,
+    )
+    replace(folder / "curve.csv", curve(log))
+    replace(folder / "README.md", card.encode())
+    print(f"{folder}: {result}")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train, or go on training, and publish."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=sorted(KINDS), required=True)
+    parser.add_argument("--work", type=Path, default=ROOT / "_build" / "pretrain", help="where checkpoints go")
+    parser.add_argument("--folder", type=Path, default=PRETRAINED, help="where the model goes (default: %(default)s)")
+    chosen = parser.parse_args(arguments)
+
+    rt = runtime.setup()
+    made = recipe(chosen.model)
+    docs = corpora.pydocs()
+    fingerprint = corpora.describe(docs)
+    tokenizer = tokenization.load_tokenizer().backend_tokenizer
+    documents = tokenization.encode_documents(tokenizer, list(docs["train"].shuffle(seed=0)["text"]))
+    stream = np.concatenate(documents).astype(np.uint16)
+    held_out = list(docs["test"].shuffle(seed=0)["text"])[:HELD_OUT]
+    torch.manual_seed(0)
+    model = made.build().to(rt.device)
+    print(f"pydocs-{chosen.model}: {tf.count_parameters(model):,} parameters, {len(stream):,} tokens of text")
+    tokens = hashlib.sha256(stream.tobytes()).hexdigest()
+    log = training.fit(model, made.batches(stream), made.settings, made.loss, folder=chosen.work / chosen.model,
+                       data=f"{chosen.model} {tokens}", dtype=torch.bfloat16)  # fmt: skip
+    facts = {"data_sha256": fingerprint["sha256"], "documents": len(documents), "stream": len(stream)}
+    facts |= {"device": rt.device.type, "dtype": "bfloat16"}
+    compared = comparison(documents, held_out) if chosen.model == "gpt" else ""
+    publish(chosen.model, made, model, log, facts, held_out, chosen.folder / f"pydocs-{chosen.model}", compared)
+
+
+if __name__ == "__main__":
+    main()
