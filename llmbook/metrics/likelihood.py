@@ -1,4 +1,4 @@
-"""Numbers that judge a model (begun in chapter 1; chapter 16 adds the rest)."""
+"""How probable a model finds a text: perplexity and bits per byte (chapters 1 and 16)."""
 
 import math
 
