@@ -123,7 +123,7 @@ def recipe(model: str) -> Recipe:
     if model == "bert":
         chosen = training.Settings(4000, 5e-3, 0.015, **shared)
         return Recipe(bert, masked_loss, 254, 16, chosen, "30 % of the tokens are masked (80/10/10) and predicted")
-    chosen = training.Settings(4000, 2e-3, 0.01, **shared)
+    chosen = training.Settings(4000, 5e-3, 0.015, **shared)
     about = "15 % of the tokens, in spans of 3 on average, are cut out and written by the decoder"
     return Recipe(t5, span_loss, 256, 16, chosen, about)
 
