@@ -2,14 +2,18 @@
 
 Both have the same shape, start from the same weights, and see the same batches of `pydocs` with the same optimiser, in
 float32 and with the products in bfloat16, in turns, so that a busy neighbour slows all of them. Each is one line of
-ratios within one run; the final losses stand beside the speeds.
+ratios within one run; the final losses stand beside the speeds, and the share of the time in which a step waits for its
+batch, which is read from a memory map.
 
     python benchmarks/training_speed.py --steps 12 --rounds 5
 """
 
 import argparse
 import copy
+import tempfile
+import time
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -30,6 +34,21 @@ VARIANTS = {
 }
 
 
+class Clocked:
+    """Batches, and the seconds that making them took."""
+
+    def __init__(self, batches: Callable[[int], torch.Tensor]) -> None:
+        """Start at no seconds."""
+        self.batches, self.seconds = batches, 0.0
+
+    def __call__(self, step: int) -> torch.Tensor:
+        """Return the batch of a step."""
+        start = time.perf_counter()
+        batch = self.batches(step)
+        self.seconds += time.perf_counter() - start
+        return batch
+
+
 def measure(
     model: tf.Decoder, batches: Callable[[int], torch.Tensor], steps: int, rounds: int, device: torch.device
 ) -> list[dict[str, Any]]:
@@ -41,9 +60,11 @@ def measure(
             variant: nn.Module = convert(copy.deepcopy(model)).to(device)
             if not isinstance(variant, tf.Decoder):
                 variant.config.use_cache = False
-            log = training.fit(variant, batches, chosen, dtype=dtype, progress=False)
+            clocked, start = Clocked(batches), time.perf_counter()
+            log = training.fit(variant, clocked, chosen, dtype=dtype, progress=False)
+            waited = clocked.seconds / (time.perf_counter() - start)
             speed = median(line["tokens_per_s"] for line in log[2:])  # the first steps warm up
-            runs[name].append({"loss": log[-1]["loss"], "tokens_per_s": speed})
+            runs[name].append({"loss": log[-1]["loss"], "tokens_per_s": speed, "batch_share": waited})
     slowest = median(run["tokens_per_s"] for run in runs["transformers, float32"])
     return [
         {
@@ -51,6 +72,7 @@ def measure(
             "tokens_per_s": median(run["tokens_per_s"] for run in found),
             "ratio": median(run["tokens_per_s"] for run in found) / slowest,
             "loss": found[-1]["loss"],
+            "batch_share": median(run["batch_share"] for run in found),
         }
         for name, found in runs.items()
     ]
@@ -69,14 +91,20 @@ def main() -> None:
     rt = runtime.setup()
     tokenizer = tokenization.load_tokenizer("gpt").backend_tokenizer
     texts = list(corpora.pydocs()["train"].shuffle(seed=0)["text"][:2000])
-    stream = np.concatenate(tokenization.encode_documents(tokenizer, texts))
-    batches = training.Windows(stream, arguments.window, arguments.batch, seed=0)
+    stream = np.concatenate(tokenization.encode_documents(tokenizer, texts)).astype(np.uint16)
+    folder = tempfile.TemporaryDirectory()
+    path = Path(folder.name) / "stream.bin"
+    stream.tofile(path)
+    mapped = np.memmap(path, dtype=np.uint16, mode="r")
+    batches = training.Windows(mapped, arguments.window, arguments.batch, seed=0)
     shape = {"d_model": 256, "num_layers": 4, "num_heads": 4, "d_ff": 688, "max_length": 512}
     torch.manual_seed(0)
     model = tf.Decoder(tf.TransformerConfig(tokenizer.get_vocab_size(), **shape))
     runs = measure(model, batches, arguments.steps, arguments.rounds, rt.device)
+    folder.cleanup()
     for run in runs:
-        print(f"{run['variant']:24} {run['tokens_per_s']:8,.0f} tokens/s  {run['ratio']:.2f}  loss {run['loss']:.3f}")
+        print(f"{run['variant']:24} {run['tokens_per_s']:8,.0f} tokens/s  {run['ratio']:.2f}  loss {run['loss']:.3f}  "
+              f"batches {run['batch_share']:.2%}")  # fmt: skip
     record |= {"device": str(rt), "shape": shape, "parameters": tf.count_parameters(model)}
     record |= {"window": arguments.window, "batch": arguments.batch, "runs": runs}
     write(ROOT / "results" / "training-speed.json", record)
