@@ -188,7 +188,7 @@ is written.
 | | |
 |---|---|
 | shape | {shape} |
-| SHA-256 of `model.safetensors` | `{sha256}` ({megabytes:.1f} MB, float16) |
+| SHA-256 of `model.safetensors` | `{sha256}` ({megabytes:.1f} MB, bfloat16) |
 | SHA-256 of `pydocs` | `{data_sha256}` ({documents:,} documents, {stream:,} tokens in the training split) |
 | tokenizer | the book's, {vocab_size:,} tokens (`../tokenizer.md`) |
 | trained on | {tokens:,} tokens ({epochs:.1f} passes), {steps:,} steps of {batch} windows of {window} tokens{longer} |
@@ -241,7 +241,7 @@ def publish(
     compared: str = "",
 ) -> None:
     """Write model, tokenizer, curve and card; what the card says of held-out text is of the stored weights."""
-    hub.save(model.to("cpu", torch.float16), folder, tokenization.load_tokenizer(name))
+    hub.save(model.to("cpu", torch.bfloat16), folder, tokenization.load_tokenizer(name))
     stored = hub.load(folder).float()
     result = f"{score(name, stored, held_out):.3f} {'bits per byte' if name == 'gpt' else 'nats per predicted token'}"
     content = (folder / "model.safetensors").read_bytes()
