@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from scipy.optimize import least_squares
 
-from llmbook.transformer import TransformerConfig, count_parameters
+from llmbook.transformer import Decoder, TransformerConfig, count_parameters
 
 # --- laws ------------------------------------------------------------------------------------------------------------
 
@@ -277,9 +278,5 @@ def cache_bytes(config: TransformerConfig, batch: int, length: int, size: int = 
 
 def parameters_of(config: TransformerConfig, embeddings: bool = True) -> int:
     """Count a decoder's parameters without memory for them."""
-    import torch
-
-    from llmbook.transformer import Decoder
-
     with torch.device("meta"):
         return count_parameters(Decoder(config), embeddings)

@@ -2,11 +2,10 @@
 
 import math
 import re
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from llmbook.metrics.checks import References, at_least, choice, paired, several
+from llmbook.metrics.checks import References, at_least, choice, clipped, count_ngrams, paired, several
 
 SMOOTHINGS = {"none": 0.0, "floor": 0.1, "add-k": 1.0, "exp": 0.0}  # with the value that each takes by default
 
@@ -68,11 +67,10 @@ def _count(prediction: list[str], references: list[list[str]], max_order: int) -
     """Clipped matches of one text, by order. An order without a match ends the search: longer ones have none either."""
     matches = [0] * max_order
     for order in range(1, min(max_order, len(prediction)) + 1):
-        given = Counter(zip(*(prediction[start:] for start in range(order)), strict=False))
-        allowed = Counter(zip(*(references[0][start:] for start in range(order)), strict=False))
+        allowed = count_ngrams(references[0], order)
         for other in references[1:]:
-            allowed |= Counter(zip(*(other[start:] for start in range(order)), strict=False))
-        found = sum(min(count, allowed[gram]) for gram, count in given.items() if gram in allowed)
+            allowed |= count_ngrams(other, order)
+        found = clipped(count_ngrams(prediction, order), allowed)
         if not found:
             break
         matches[order - 1] = found

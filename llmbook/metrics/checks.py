@@ -1,5 +1,6 @@
-"""What the metrics share: a triple of precision, recall and F, and refusing input that cannot be judged."""
+"""What the metrics share: a triple of precision, recall and F, counted n-grams, and refusing what cannot be judged."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
@@ -19,6 +20,16 @@ def harmonic(precision: float, recall: float, beta: float = 1.0) -> float:
     """Return F-beta, ``(1 + beta^2) P R / (beta^2 P + R)``, and 0 where both are 0."""
     bottom = beta * beta * precision + recall
     return (1 + beta * beta) * precision * recall / bottom if bottom else 0.0
+
+
+def count_ngrams(tokens: Sequence[str], order: int) -> Counter[tuple[str, ...]]:
+    """Count the runs of ``order`` tokens; none where the text is shorter."""
+    return Counter(zip(*(tokens[start:] for start in range(order)), strict=False))
+
+
+def clipped(given: Counter[tuple[str, ...]], allowed: Counter[tuple[str, ...]]) -> int:
+    """Count the n-grams of one table that the other has too, each as often as the other has it at most."""
+    return sum(min(count, allowed[gram]) for gram, count in given.items() if gram in allowed)
 
 
 def paired(predictions: Sequence[T], references: Sequence[object]) -> None:

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from llmbook.metrics.checks import References, Score, harmonic, paired, several
+from llmbook.metrics.checks import References, Score, clipped, count_ngrams, harmonic, paired, several
 
 _OTHER = re.compile(r"[^a-z0-9]+")
 
@@ -41,10 +41,8 @@ def _score(hits: int, given: int, right: int) -> Score:
 
 
 def _rouge_n(given: list[str], right: list[str], order: int) -> Score:
-    mine = Counter(zip(*(given[start:] for start in range(order)), strict=False))
-    yours = Counter(zip(*(right[start:] for start in range(order)), strict=False))
-    hits = sum(min(count, yours[gram]) for gram, count in mine.items() if gram in yours)
-    return _score(hits, mine.total(), yours.total())
+    mine, yours = count_ngrams(given, order), count_ngrams(right, order)
+    return _score(clipped(mine, yours), mine.total(), yours.total())
 
 
 def _columns(first: Sequence[str], second: Sequence[str]) -> list[int]:
