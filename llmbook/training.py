@@ -229,14 +229,15 @@ def next_token_loss(model: nn.Module, ids: Tensor) -> Tensor:
 
 def fit(
     model: nn.Module,
-    batch_at: Callable[[int], Tensor],
+    batch_at: Callable[[int], Any],
     settings: Settings,
     loss_of: Callable[[nn.Module, Any], Tensor] = next_token_loss,
     *,
     folder: Path | None = None,
     data: str = "",
     dtype: torch.dtype = torch.float32,
-    callbacks: Sequence[Callable[[dict[str, float]], None]] = (),
+    optimizers: Sequence[torch.optim.Optimizer] | None = None,
+    callbacks: Sequence[Callable[[dict[str, float]], object]] = (),
     progress: bool = True,
 ) -> list[dict[str, float]]:
     """Train a model in place, where its parameters are; go on from the newest good checkpoint in ``folder``.
@@ -247,14 +248,16 @@ def fit(
 
     Args:
         model: on any device, in float32.
-        batch_at: from a step, counted from 0, to a batch whose first axis is cut for ``settings.accumulate``.
+        batch_at: from a step, counted from 0, to a batch whose first axis is cut for ``settings.accumulate``: windows
+            ``(batch, time + 1)``, or a ``finetuning.Batch``.
         settings: see :class:`Settings`.
         loss_of: from model and (part of) a batch to a mean loss in nats.
         folder: where the log and the checkpoints stand; ``None`` writes nothing.
         data: a fingerprint of the data; a checkpoint made from other data is not used.
         dtype: of the products: ``torch.float32``, or ``bfloat16``/``float16`` under autocast (the latter with a
             scaled loss).
-        callbacks: each is called with every line of the log.
+        optimizers: by default those of :func:`make_optimizers`; the schedule scales the learning rates they come with.
+        callbacks: each is called with every line of the log; one that returns ``True`` ends the training.
         progress: show a bar with tokens per second, loss and time left.
 
     Returns:
@@ -265,7 +268,10 @@ def fit(
         FloatingPointError: the loss is no number.
     """
     device = next(model.parameters()).device
-    optimizers = make_optimizers(model, settings.learning_rate, settings.muon_learning_rate, settings.weight_decay)
+    if optimizers is None:
+        optimizers = make_optimizers(model, settings.learning_rate, settings.muon_learning_rate, settings.weight_decay)
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+        group.setdefault("peak_lr", group["lr"])
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     # what the result depends on; how often to write is not part of it
     recipe = dataclasses.asdict(dataclasses.replace(settings, checkpoint_every=0, keep=1, log_every=1))
@@ -301,6 +307,7 @@ def fit(
         tokens += batch.numel() - len(batch)
         since += 1
         done = step + 1
+        ends = False
         due = done == settings.steps or (settings.checkpoint_every > 0 and done % settings.checkpoint_every == 0)
         if due or done % settings.log_every == 0:
             mean, now = sums.item() / since, time.perf_counter()
@@ -315,12 +322,13 @@ def fit(
             sums.zero_()
             since, clock = 0, now
             bar.set_postfix(loss=f"{mean:.3f}", tokens_per_s=f"{line['tokens_per_s']:,.0f}")
-            for callback in callbacks:
-                callback(line)
+            ends = any([callback(line) is True for callback in callbacks])  # a list: each of them is called
             if folder is not None:
                 _append_log(folder / "log.csv", line)
-        if due and folder is not None:
+        if (due or ends) and folder is not None:
             _save_or_warn(folder / "checkpoints", done, model, optimizers, scaler, identity, settings)
+        if ends:
+            break
     return lines
 
 

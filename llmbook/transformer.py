@@ -418,6 +418,21 @@ class Decoder(nn.Module):
         if config.tie_embeddings:
             self.lm_head.weight = self.embeddings.weight
 
+    def encode(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        output_attentions: bool = False,
+    ) -> StackOutput:
+        """Run all but the head, for another head; the arguments are those of :meth:`forward`."""
+        _check_ids(input_ids, self.config.vocab_size)
+        embeddings = self.embeddings(input_ids)  # (batch, time, d_model)
+        return self.stack(
+            embeddings, attention_mask, position_ids, past_key_values, output_attentions=output_attentions
+        )
+
     def forward(
         self,
         input_ids: Tensor,
@@ -439,9 +454,7 @@ class Decoder(nn.Module):
             output_attentions: whether to return the weights.
             output_hidden_states: whether to return embeddings and blocks' outputs.
         """
-        _check_ids(input_ids, self.config.vocab_size)
-        embeddings = self.embeddings(input_ids)  # (batch, time, d_model)
-        out = self.stack(embeddings, attention_mask, position_ids, past_key_values, output_attentions=output_attentions)
+        out = self.encode(input_ids, attention_mask, position_ids, past_key_values, output_attentions)
         return Output(
             self.lm_head(out.last_hidden_state),
             out.hidden_states if output_hidden_states else None,
@@ -468,6 +481,27 @@ class Encoder(nn.Module):
         if config.tie_embeddings:
             self.lm_head.weight = self.embeddings.weight
 
+    def encode(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        output_attentions: bool = False,
+    ) -> StackOutput:
+        """Run all but the head, for another head; the arguments are those of :meth:`forward`."""
+        _check_ids(input_ids, self.config.vocab_size)
+        embeddings = self.embeddings(input_ids)  # (batch, time, d_model)
+        if self.config.type_vocab_size:
+            segments = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids  # (batch, time)
+            if segments.shape != input_ids.shape:
+                raise ValueError(
+                    f"token_type_ids has shape {tuple(segments.shape)}, input_ids {tuple(input_ids.shape)}: "
+                    "each token needs its segment"
+                )
+            _check_ids(segments, self.config.type_vocab_size, "token_type_ids")
+            embeddings = embeddings + self.type_embeddings(segments)
+        return self.stack(embeddings, attention_mask, output_attentions=output_attentions)
+
     def forward(
         self,
         input_ids: Tensor,
@@ -488,23 +522,12 @@ class Encoder(nn.Module):
             at: where logits are wanted, ``(batch, time)`` of bool: then they are ``(wanted, vocab)``, in that order. In
                 pretraining most tokens are not predicted, and the head is a good part of a small model's work.
         """
-        _check_ids(input_ids, self.config.vocab_size)
         if at is not None and (at.shape != input_ids.shape or at.dtype != torch.bool):
             raise ValueError(
                 f"at has shape {tuple(at.shape)} and type {at.dtype}: it takes bool of the ids' shape "
                 f"{tuple(input_ids.shape)}"
             )
-        embeddings = self.embeddings(input_ids)  # (batch, time, d_model)
-        if self.config.type_vocab_size:
-            segments = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids  # (batch, time)
-            if segments.shape != input_ids.shape:
-                raise ValueError(
-                    f"token_type_ids has shape {tuple(segments.shape)}, input_ids {tuple(input_ids.shape)}: "
-                    "each token needs its segment"
-                )
-            _check_ids(segments, self.config.type_vocab_size, "token_type_ids")
-            embeddings = embeddings + self.type_embeddings(segments)
-        out = self.stack(embeddings, attention_mask, output_attentions=output_attentions)
+        out = self.encode(input_ids, attention_mask, token_type_ids, output_attentions)
         hidden = out.last_hidden_state if at is None else out.last_hidden_state[at]  # (batch, time, d_model) or fewer
         features = self.transform_norm(F.gelu(self.transform(hidden)))  # (batch, time, d_model) or (wanted, d_model)
         return Output(self.lm_head(features), out.hidden_states if output_hidden_states else None, out.attentions)

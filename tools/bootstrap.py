@@ -114,14 +114,17 @@ def run_pip(root: Path, arguments: list[str], lock: int) -> None:
     """Run pip in `.venv`; on a terminal the package in hand is shown on one line; failure is pip's own last word.
 
     pip inherits the open lock, so that one left behind by a killed `make` keeps the next from working beside it.
+    Packages that come as source (seqeval) are built in the way that newer pips use anyway: Debian's builds them in an
+    older one, which does not bring what their `setup.py` needs.
     """
-    command = [str(root / ".venv/bin/python"), "-m", "pip", "--disable-pip-version-check", "install", *arguments]
+    command = [str(root / ".venv/bin/python"), "-m", "pip", "--disable-pip-version-check", "install", "--use-pep517"]
     terminal = sys.stdout.isatty()
     lines = []
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
-        command, cwd=root, env=environment, text=True, pass_fds=[lock], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    ) as pip:
+        [*command, *arguments], cwd=root, env=environment, text=True, pass_fds=[lock],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    ) as pip:  # fmt: skip
         try:
             for line in pip.stdout or ():
                 lines.append(line.strip())

@@ -16,7 +16,7 @@ OLDEST_PYTHON = "3.11.2"
 # Move by hand only: a new torch changes numbers in every chapter, and asks for one version of triton.
 HELD = ("torch==", "triton==")
 # No wheel on PyPI: pip resolves for another Python from wheels only. What it needs itself others bring along.
-SOURCE_ONLY = ("rouge-score==",)
+SOURCE_ONLY = ("rouge-score==", "seqeval==")
 # Libraries that a build of torch for one accelerator brings along; torch itself says which version.
 OF_ONE_ACCELERATOR = re.compile(r"nvidia-|cuda-")
 
