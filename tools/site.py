@@ -31,6 +31,7 @@ SOURCES = (
     "_config.yml", "_toc.yml", "package-lock.json",
     "book/**/*", "notebooks/**/*", "tools/site.py", "tools/vendor.py", "tools/purge.mjs",
     "llmbook/viz/*",  # the script that draws the views
+    "llmbook/explore/*", "llmbook/pretrained/*", "llmbook/pretrained/*/*",  # the explorer and its models
 )
 # What the theme brings and no page asks for (see vendor.subset_icons and book/_templates).
 UNUSED = (

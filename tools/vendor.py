@@ -21,6 +21,7 @@ from pathlib import Path
 from fontTools import subset
 
 from chapters import ROOT, Problem, report, write_atomically
+from llmbook.explore import assets
 from llmbook.viz import scripts
 
 MODULES = ROOT / "node_modules"
@@ -81,6 +82,8 @@ def copy_assets(target: Path) -> None:
     subset_icons(folder)
     provide_libraries(modules)
     copy_views(modules, folder / "bertviz")
+    (folder / "explorer").mkdir()
+    (folder / "explorer" / "explorer.js").write_text(assets.script(), encoding="utf-8")
     for name, source, pattern in (
         ("mathjax", modules / "mathjax", "es5/output/chtml/fonts/woff-v2/*.woff"),
         ("mermaid", modules / "mermaid", "dist/mermaid.esm.min.mjs"),

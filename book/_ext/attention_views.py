@@ -19,19 +19,29 @@ MARKER = '<figure class="lm-bertviz"'
 SCRIPT = "vendor/bertviz/views.js"
 
 
+def store(packed: str, folder: Path, kind: str, suffix: str) -> str:
+    """Write bytes, packed as text, to a file of the built site that is named for what it holds; return its name."""
+    content = base64.b64decode(packed)
+    name = f"{kind}-{hashlib.sha256(content).hexdigest()[:16]}{suffix}"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(content)
+    return name
+
+
+def picture_as_file(html: str, images: Path, address: str, kind: str = "attention") -> str:
+    """Return a figure with its picture written to the folder ``images``, which pages find at ``address``."""
+    return re.sub(
+        r'src="data:image/png;base64,([^"]*)"',
+        lambda match: f'src="{address}/{store(match[1], images, kind, ".png")}"',
+        html,
+    )
+
+
 def slim(html: str, images: Path, address: str) -> str:
-    """Return a view without scripts, its picture written to the folder ``images``, which pages find at ``address``."""
-
-    def store(match: re.Match[str]) -> str:
-        picture = base64.b64decode(match[1])
-        name = f"attention-{hashlib.sha256(picture).hexdigest()[:16]}.png"
-        images.mkdir(parents=True, exist_ok=True)
-        (images / name).write_bytes(picture)
-        return f'src="{address}/{name}"'
-
+    """Return a view without scripts, its picture a file."""
     html = re.sub(r' data-scripts="[^"]*"', "", html)
     html = re.sub(r"<script>.*?</script>", "", html, flags=re.DOTALL)
-    return re.sub(r'src="data:image/png;base64,([^"]*)"', store, html)
+    return picture_as_file(html, images, address)
 
 
 def views(doctree: nodes.document | None) -> list[nodes.raw]:

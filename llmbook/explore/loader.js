@@ -1,0 +1,35 @@
+// Stands in the page beside each figure and does nothing until the figure comes into sight.
+(() => {
+  if (!(self.Worker && self.DecompressionStream && self.IntersectionObserver && self.ResizeObserver)) return;
+  const unpack = async (text) => {
+    const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+    return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+  };
+  const load = async (figure) => {
+    const script = document.createElement("script");
+    const {script: src, code} = figure.dataset;
+    if (code) script.textContent = await unpack(code);
+    else script.src = src;
+    document.head.append(script);
+    if (!code) await new Promise((resolve, reject) => Object.assign(script, {onload: resolve, onerror: reject}));
+  };
+  const start = async (figure) => {
+    try {
+      await (self.llmbookExplorerCode ??= load(figure));
+      self.llmbookExplorer(figure);
+    } catch (error) {
+      self.llmbookExplorerCode = undefined;
+      console.warn("the explorer stays a picture:", error);
+    }
+  };
+  for (const figure of document.querySelectorAll(".lm-explorer:not([data-ready])")) {
+    figure.dataset.ready = "";
+    const near = new IntersectionObserver(([{isIntersecting}]) => {
+      if (!isIntersecting) return;
+      near.disconnect();
+      start(figure);
+    });
+    near.observe(figure);
+    if (figure.id && location.hash.startsWith(`#${figure.id}&`)) figure.scrollIntoView();
+  }
+})();
