@@ -27,6 +27,7 @@ class Thread {
     URL.revokeObjectURL(address);
     this.waiting = new Map();
     this.count = 0;
+    this.patience = PATIENCE;
     this.lost = lost;
     this.worker.onmessage = ({data}) => {
       const asked = this.waiting.get(data.id);
@@ -46,7 +47,7 @@ class Thread {
 
   watch(id, asked) {
     clearTimeout(asked.timer);
-    asked.timer = setTimeout(() => this.end({code: "lost", fields: {}}), PATIENCE);
+    asked.timer = setTimeout(() => this.end({code: "lost", fields: {}}), this.patience);
   }
 
   ask(command, fields, progress) {
@@ -75,7 +76,6 @@ export class Explorer {
   constructor(figure, kit) {
     Object.assign(this, {figure, kit, settings: JSON.parse(figure.dataset.explorer)});
     this.language = document.documentElement.lang || "en";
-    this.patience = PATIENCE;
     figure.explorer = this;
     if (!document.querySelector("style[data-lmx]")) document.head.append(node("style", {"data-lmx": true}, kit.css));
     const {text, temperature, topK, topP, layer, head} = this.settings;
