@@ -27,9 +27,9 @@ export function drawSmall(canvas, weights, from, size, [red, green, blue]) {
   canvas.getContext("2d").putImageData(image, 0, 0);
 }
 
-// The large map with the tokens' names where there is room, the row of the chosen token framed. Returns how to find
-// the cell under a point.
-export function drawLarge(canvas, weights, from, tokens, place, look) {
+// The large map, from the small one, with the tokens' names where there is room and the row of the chosen token framed.
+// Returns how to find the cell under a point.
+export function drawLarge(canvas, small, tokens, place, look) {
   const size = tokens.length, width = canvas.clientWidth, ratio = self.devicePixelRatio || 1;
   const pen = canvas.getContext("2d");
   const font = Math.max(9, Math.min(12, width / size / 1.7));
@@ -44,15 +44,8 @@ export function drawLarge(canvas, weights, from, tokens, place, look) {
   pen.setTransform(ratio, 0, 0, ratio, 0, 0);
   pen.font = `${font}px ${look.font}`;
   const ink = `rgb(${look.ink})`;
-  pen.fillStyle = `rgb(${look.weight})`;
-  for (let query = 0; query < size; query++)
-    for (let key = 0; key < size; key++) {
-      const weight = weights[from + query * size + key];
-      if (weight < 0.002) continue;
-      pen.globalAlpha = Math.min(1, weight * 1.15);
-      pen.fillRect(margin + key * cell, margin + query * cell, cell, cell);
-    }
-  pen.globalAlpha = 1;
+  pen.imageSmoothingEnabled = false;
+  pen.drawImage(small, margin, margin, cell * size, cell * size);
   pen.strokeStyle = ink;
   pen.lineWidth = 0.5;
   pen.globalAlpha = 0.35;

@@ -229,7 +229,12 @@ export class Explorer {
       facts.append(" ", this.link);
     }
     this.status.after(facts);
-    new ResizeObserver(() => this.paint()).observe(this.live);
+    let width = 0; // the height changes with each line of tokens
+    new ResizeObserver(([{contentRect}]) => {
+      if (contentRect.width === width) return;
+      width = contentRect.width;
+      this.paint();
+    }).observe(this.live);
     const watch = new MutationObserver(() => setTimeout(() => this.paint(), 50));
     const attributeFilter = ["class", "data-theme", "data-jp-theme-light", "data-jp-theme-name", "theme"];
     for (const element of [document.documentElement, document.body]) watch.observe(element, {attributeFilter});
@@ -328,7 +333,7 @@ export class Explorer {
   }
 
   candidates() {
-    return filterLogits(this.answer.logits, this.state);
+    return filterLogits(this.answer.logits, this.answer.order, this.state);
   }
 
   async add(count) {
@@ -432,9 +437,7 @@ export class Explorer {
   }
 
   candidatesToName() {
-    const {logits} = this.answer;
-    const order = Array.from(logits.keys()).sort((a, b) => logits[b] - logits[a] || a - b);
-    return order.slice(0, SHOWN);
+    return [...this.answer.order.subarray(0, SHOWN)];
   }
 
   // The worker knows what tokens are called; names are kept.
@@ -542,11 +545,10 @@ export class Explorer {
   }
 
   paintMap() {
-    const {attention, tokens} = this.answer, {layer, head, place} = this.state;
-    const from = (layer * this.model.heads + head) * tokens.length ** 2;
-    const look = {weight: colour(this.figure, "--lmx-weight"), ink: colour(this.figure, "--lmx-ink"),
-      font: getComputedStyle(this.chips).fontFamily};
-    if (this.canvas.clientWidth) this.cellAt = drawLarge(this.canvas, attention, from, tokens, place, look);
+    const {tokens} = this.answer, {layer, head, place} = this.state;
+    const look = {ink: colour(this.figure, "--lmx-ink"), font: getComputedStyle(this.chips).fontFamily};
+    const {canvas} = this.cells[layer * this.model.heads + head];
+    if (this.canvas.clientWidth) this.cellAt = drawLarge(this.canvas, canvas, tokens, place, look);
     this.describe();
   }
 

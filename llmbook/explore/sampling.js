@@ -1,10 +1,14 @@
 // From logits to the tokens that may come next (chapter 1): temperature, top-k, top-p, as llmbook.generation has them.
 
-// Return the tokens that are left, most probable first, as [id, probability], and each token's own probability.
-export function filterLogits(logits, {temperature = 1, topK = 0, topP = 1}) {
-  const order = Array.from(logits.keys()).sort((a, b) => logits[b] - logits[a] || a - b);
+// The ids, most probable first; of equal ones the smaller.
+export function sorted(logits) {
+  return Uint32Array.from(logits.keys()).sort((a, b) => logits[b] - logits[a] || a - b);
+}
+
+// Return the tokens that are left, most probable first, as [id, probability].
+export function filterLogits(logits, order, {temperature = 1, topK = 0, topP = 1}) {
   const top = logits[order[0]];
-  const weights = order.map((id) => Math.exp((logits[id] - top) / temperature));
+  const weights = Float64Array.from(order, (id) => Math.exp((logits[id] - top) / temperature));
   let count = weights.length;
   if (topK) {
     count = Math.min(topK, count);
@@ -18,7 +22,7 @@ export function filterLogits(logits, {temperature = 1, topK = 0, topP = 1}) {
     count = kept;
     total = before;
   }
-  return order.slice(0, count).map((id, place) => [id, weights[place] / total]);
+  return Array.from(order.subarray(0, count), (id, place) => [id, weights[place] / total]);
 }
 
 export function softmax(logits) {

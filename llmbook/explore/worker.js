@@ -3,7 +3,7 @@
 import {download, fromBase64, Problem, unpack} from "./weights.js";
 import {makeTokenizer} from "./tokens.js";
 import {Parts, Run} from "./model.js";
-import {largest, softmax} from "./sampling.js";
+import {largest, softmax, sorted} from "./sampling.js";
 
 const LENS = 5; // tokens that the logit lens shows for each layer
 let tokenizer, plain, changed;
@@ -16,7 +16,7 @@ async function open({url, base64, sha256, limit}, progress) {
   tokenizer = makeTokenizer(facts.tokenizer);
   const room = Math.min(limit, facts.config.max_length);
   plain = new Run(parts, room);
-  changed = new Run(parts, room);
+  changed = null; // made when the first head is switched off
   return {
     answer: {
       kind: facts.kind, layers: facts.config.num_layers, heads: facts.config.num_heads, limit: room,
@@ -35,6 +35,7 @@ function ask({text, ids, off = [], place = null, lens = true}) {
   const total = ids.length;
   if (total > plain.limit) ids = [...ids.slice(0, plain.limit - end.length), ...end];
   place = place === null || place >= ids.length ? defaultPlace(ids) : place;
+  if (off.length) changed ??= new Run(plain.parts, plain.limit);
   const run = off.length ? changed : plain, began = performance.now();
   const fresh = run.read(ids, off);
   const logits = run.logits(place), seconds = (performance.now() - began) / 1000;
@@ -50,11 +51,12 @@ function ask({text, ids, off = [], place = null, lens = true}) {
   }
   const attention = run.attention();
   const body = ids.slice(start.length, ids.length - end.length);
+  const order = sorted(logits);
   const answer = {
-    ids, total, place, fresh, seconds, logits, compared, attention, lens: read,
+    ids, total, place, fresh, seconds, logits, order, compared, attention, lens: read,
     tokens: ids.map((id) => tokenizer.show(id)), text: tokenizer.decode(body),
   };
-  return {answer, transfer: [attention.buffer, logits.buffer, ...(compared ? [compared.buffer] : [])]};
+  return {answer, transfer: [attention.buffer, logits.buffer, order.buffer, ...(compared ? [compared.buffer] : [])]};
 }
 
 // A decoder's last token; an encoder's first hidden one.

@@ -1,0 +1,236 @@
+"""Packing a model for the page, the explorer's scripts and words, the directive, and what is refused."""
+
+import gzip
+import hashlib
+import io
+import json
+import re
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load, save
+
+from llmbook import explore as package
+from llmbook import hub, tokenization
+from llmbook.explore import assets, explore, packing
+from llmbook.explore.still import still
+from llmbook.transformer import Decoder, Encoder, EncoderDecoder, TransformerConfig
+
+SYMBOLS = ["<s>", *"abcdefg"]
+SHAPE = {"d_model": 16, "num_layers": 2, "num_heads": 2, "d_ff": 16, "max_length": 40}
+
+
+def small(**changes):
+    torch.manual_seed(0)
+    return Decoder(TransformerConfig(len(SYMBOLS), **SHAPE | changes))
+
+
+def unpack(file):
+    """The weights' bytes and the facts, by the description in packing.py."""
+    assert file[:4] == b"LMX1"
+    at = 8 + struct.unpack("<I", file[4:8])[0]
+    facts = json.loads(gzip.decompress(file[8:at]))
+    parts = []
+    for size in facts["parts"]:
+        parts.append(gzip.decompress(file[at : at + size]))
+        at += size
+    assert at == len(file)
+    prefix, *planes = parts
+    if len(planes) == 1:
+        return prefix + planes[0], facts
+    turned = np.stack([np.frombuffer(plane, np.uint8) for plane in planes], axis=1)  # (words, bytes)
+    words = turned.copy().view(f"<u{len(planes)}")[:, 0]
+    return prefix + ((words >> 1) | (words << (8 * len(planes) - 1))).tobytes(), facts
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_packing_loses_no_bit(dtype):
+    model = small().to(dtype)
+    packed = packing.pack_model(model, symbols=SYMBOLS)
+    weights, facts = unpack(packed.file)
+    assert hashlib.sha256(weights).hexdigest() == packed.sha256 == facts["sha256"]
+    tensors = load(weights)
+    for name, tensor in model.state_dict().items():
+        stored = tensors[facts["names"].get(name, "embeddings.weight")]
+        assert stored.dtype == dtype and torch.equal(stored, tensor)
+    assert facts["kind"] == "decoder" and facts["config"]["d_model"] == 16
+    assert packed.parameters == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_packing_of_mixed_types_loses_no_bit():
+    weights = save({"a": torch.randn(3, 5), "b": torch.randn(7).half()})
+    packed = packing._pack(weights, {"kind": "decoder", "parameters": 22})
+    assert unpack(packed.file)[0] == weights
+    with pytest.raises(ValueError, match="weights of type I64: the page reads BF16, F16, F32"):
+        packing._pack(save({"a": torch.arange(3)}), {})
+
+
+def test_half_precision_travels_in_a_third_less():
+    torch.manual_seed(0)
+    model = Decoder(TransformerConfig(4096, d_model=128, num_layers=2, num_heads=4, d_ff=256)).bfloat16()
+    packed = packing.pack_model(model, tokenization.load_tokenizer("gpt"))
+    weights = 2 * packed.parameters
+    assert len(packed.file) < 0.73 * weights + 60_000  # of which the tokenizer takes the rest
+
+
+@pytest.mark.parametrize("make", [
+    lambda: Decoder(TransformerConfig(4096, **SHAPE)),
+    lambda: Decoder(TransformerConfig(4096, **SHAPE | {"tie_embeddings": False, "num_key_value_heads": 1})),
+    lambda: Encoder(TransformerConfig.bert(4096, **SHAPE)),
+])  # fmt: skip
+def test_folder_is_packed_bit_by_bit_with_the_way_to_our_names(make, tmp_path):
+    model = make().half()
+    hub.save(model, tmp_path)
+    family = "bert" if isinstance(model, Encoder) else "gpt"
+    packed = packing.pack_folder(tmp_path, tokenization.load_tokenizer(family))
+    weights, facts = unpack(packed.file)
+    assert weights == (tmp_path / "model.safetensors").read_bytes()
+    tensors = load(weights)
+    state = model.state_dict()
+    assert set(state) - set(facts["names"]) <= {"lm_head.weight"}
+    for ours, theirs in facts["names"].items():
+        assert torch.equal(tensors[theirs], state[ours]), ours
+    around = {"bert": ([3], [4]), "gpt": ([], [])}[family]
+    assert (facts["tokenizer"]["start"], facts["tokenizer"]["end"]) == around
+    assert len(facts["tokenizer"]["vocab"]) == 4096 and facts["tokenizer"]["mask"] == 2
+
+
+def test_what_the_page_cannot_compute_is_refused(tmp_path):
+    tokenizer = tokenization.load_tokenizer("gpt")
+    with pytest.raises(ValueError, match="not EncoderDecoder"):
+        packing.pack_model(EncoderDecoder(TransformerConfig.t5(8, **SHAPE)), symbols=SYMBOLS)
+    with pytest.raises(ValueError, match="position='t5'"):
+        packing.pack_model(small(position="t5"), symbols=SYMBOLS)
+    with pytest.raises(ValueError, match="exactly one of the two"):
+        packing.pack_model(small())
+    with pytest.raises(ValueError, match=r"the model has 8 tokens, the tokenizer or the list of symbols 3"):
+        packing.pack_model(small(), symbols=SYMBOLS[:3])
+    with pytest.raises(ValueError, match="the model has 8 tokens, the tokenizer or the list of symbols 4096"):
+        packing.pack_model(small(), tokenizer)
+    with pytest.raises(ValueError, match="different and not empty"):
+        packing.pack_model(small(), symbols=["a"] * 8)
+    other = tokenization.train_byte_bpe(["some text"] * 5, vocab_size=260)  # digits are not single there
+    with pytest.raises(ValueError, match="not a BPE with ByteLevel"):
+        packing.tokenizer_facts(other)
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"text": ""}, "text has 0 tokens: the explorer begins with 1 to 40"),
+    ({"text": "abc" * 20}, "text has 61 tokens"),
+    ({"text": "a1"}, "'1' is no symbol of the model"),
+    ({"panels": ["heads", "tails"]}, "panel 'tails': there are tokens, next, map, heads, lens"),
+    ({"temperature": 0.0}, "temperature=0.0: the slider goes from 0.1 to 2"),
+    ({"top_k": 51}, "top_k=51"),
+    ({"top_p": 0.0}, "top_p=0.0"),
+    ({"head": (2, 0)}, "there are 2 layers of 2 heads, numbered from 0"),
+])  # fmt: skip
+def test_settings_that_there_are_not_are_refused(changes, message):
+    symbols = SYMBOLS if changes.get("text") != "" else ["_", *SYMBOLS[1:]]
+    with pytest.raises(ValueError, match=re.escape(message)):
+        explore(small(), **{"text": "abc", "symbols": symbols} | changes)
+
+
+def test_missing_model_is_named():
+    with pytest.raises(FileNotFoundError, match=r"pydocs-nothing is no folder with a config\.json and no model of"):
+        explore("pydocs-nothing", "a")
+
+
+def test_output_carries_model_picture_and_sentence_and_leaves_the_model_alone():
+    model = small().train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    view = explore(model, "abc", symbols=SYMBOLS, label='A "small" <model>')
+    html = view._repr_html_()
+    assert model.training and all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert 'aria-label="A &quot;small&quot; &lt;model&gt;"' in html and "data-model=" in html and "data-code=" in html
+    assert 'alt="A &quot;small&quot; &lt;model&gt;" src="data:image/png;base64,' in html
+    assert assets.words()["still"] in html
+    bundle = view._repr_mimebundle_()
+    assert set(bundle) == {"text/html", "image/png", "text/plain"} and bundle["text/plain"].startswith("explore(")
+    assert len(html) < 200_000
+    again = explore(model, "abc", symbols=SYMBOLS, label='A "small" <model>')
+    assert again._repr_html_() == html, "the same call gives the same output"
+
+
+def test_modules_of_a_script_have_different_names():
+    for names in (assets.PAGE, assets.WORKER):
+        found = re.findall(r"^(?:async )?(?:function|class|const|let) (\w+)", assets.bundle(names), re.MULTILINE)
+        assert len(found) == len(set(found)), sorted(found)
+        assert not re.search(r"^(?:import|export)\b", assets.bundle(names), re.MULTILINE)
+
+
+def test_scripts_are_light():
+    assert len(gzip.compress(assets.script().encode())) < 30_000
+    assert len(assets.asset("loader.js")) < 2500
+
+
+def test_all_words_are_there_and_used():
+    words = assets.words()
+    source = assets.asset("page.js")
+    problems = set(re.findall(r'Problem\("(\w+)"', assets.bundle(assets.WORKER)))
+    problems |= set(re.findall(r'code: "(\w+)"', source + assets.bundle(assets.WORKER)))
+    assert {f"problem.{code}" for code in problems} == {name for name in words if name.startswith("problem.")}
+    for name in words:
+        used = f'"{name}"' in source or name in ("still", "facts") or name.startswith("problem.")
+        assert used, f"{name} is said nowhere"
+    assert not re.search(r">[A-Z][a-z]+ [a-z]+", source), "a sentence outside the list of words"
+    with pytest.raises(ValueError, match=r"there is no words\.tlh\.json"):
+        assets.words("tlh")
+
+
+def test_picture_shows_bars_and_all_heads():
+    weights = np.tril(np.ones((2, 3, 4, 4))) / np.arange(1, 5)[:, None]
+    figure = still(["a", "$b", "c_", "d"], weights, [("x$y", 0.5), ("z", 0.25)], "What comes after “d”")
+    axes = [ax for part in figure.subfigs for ax in part.axes]
+    assert len(axes) == 1 + 6
+    assert [label.get_text() for label in axes[0].get_yticklabels()] == ["z", "x$y"]
+    assert package.png(figure).startswith(b"\x89PNG")
+
+
+@pytest.fixture
+def page(tmp_path, monkeypatch):
+    """Build one page with Sphinx and the extension alone, and return its HTML or what was complained of."""
+    from sphinx.application import Sphinx
+
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "book" / "_ext"))
+
+    def build(text):
+        (tmp_path / "sub").mkdir(exist_ok=True)
+        (tmp_path / "index.md").write_text("# Index\n\n```{toctree}\nsub/page\n```\n")
+        (tmp_path / "sub" / "page.md").write_text(text)
+        warnings = io.StringIO()
+        settings = {"extensions": ["myst_parser", "explorer"], "myst_enable_extensions": ["colon_fence"]}
+        Sphinx(tmp_path, None, tmp_path / "out", tmp_path / "trees", "html", confoverrides=settings, status=None,
+               warning=warnings, freshenv=True).build()  # fmt: skip
+        return (tmp_path / "out" / "sub" / "page.html").read_text(), warnings.getvalue()
+
+    return build
+
+
+def test_directive_places_the_model_once_and_its_mistakes_are_one_line(page, tmp_path):
+    hub.save(Decoder(TransformerConfig(4096, **SHAPE)).half(), tmp_path / "models" / "tiny")
+    placed = (
+        ":::{explorer} models/tiny\n:text: One text\n:head: 1.1\n:panels: next, heads\n:top-k: 7\n:label: Tiny\n:::\n\n"
+    )
+    html, warnings = page("# Page\n\n" + 2 * placed)
+    assert re.findall(r'<figure class="lm-explorer" id="(explorer-\d)"|aria-label="(Tiny)"', html)
+    assert warnings == ""
+    found = [json.loads(match.replace("&quot;", '"')) for match in re.findall(r'data-explorer="([^"]*)"', html)]
+    assert len(found) == 2 and found[0] == found[1]
+    assert found[0]["text"] == "One text" and found[0]["panels"] == ["next", "heads"] and found[0]["topK"] == 7
+    assert (found[0]["layer"], found[0]["head"], found[0]["link"]) == (1, 1, True)
+    (stored,) = (tmp_path / "out" / "_models").iterdir()
+    assert found[0]["url"] == f"../_models/{stored.name}"
+    weights, _ = unpack(stored.read_bytes())
+    assert weights == (tmp_path / "models" / "tiny" / "model.safetensors").read_bytes()
+    assert 'data-script="../_static/vendor/explorer/explorer.js"' in html and "data-model=" not in html
+    for mistake, message in (
+        (":::{explorer} pydocs-nothing\n:text: a\n:::", "pydocs-nothing is no folder"),
+        (":::{explorer} models/tiny\n:text: a\n:panels: tails\n:::", "panel 'tails'"),
+        (":::{explorer} models/tiny\n:::", "text has 0 tokens"),
+        (":::{explorer} models/tiny\n:text: a\n:head: first\n:::", "layer and head, numbered from 0"),
+    ):
+        _, warnings = page(f"# Page\n\n{mistake}\n")
+        assert "page.md:3" in warnings and message in warnings, warnings
