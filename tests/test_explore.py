@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load, save
 
 from llmbook import explore as package
-from llmbook import hub, tokenization
-from llmbook.explore import assets, explore, packing
+from llmbook import generation, hub, tokenization
+from llmbook.explore import assets, explore, packing, pictures
 from llmbook.explore.still import still
 from llmbook.transformer import Decoder, Encoder, EncoderDecoder, TransformerConfig
 
@@ -155,7 +155,7 @@ def test_output_carries_model_picture_and_sentence_and_leaves_the_model_alone():
 
 
 def test_modules_of_a_script_have_different_names():
-    for names in (assets.PAGE, assets.WORKER):
+    for names in (assets.PAGE, assets.PICTURES, assets.WORKER):
         found = re.findall(r"^(?:async )?(?:function|class|const|let) (\w+)", assets.bundle(names), re.MULTILINE)
         assert len(found) == len(set(found)), sorted(found)
         assert not re.search(r"^(?:import|export)\b", assets.bundle(names), re.MULTILINE)
@@ -163,12 +163,22 @@ def test_modules_of_a_script_have_different_names():
 
 def test_scripts_are_light():
     assert len(gzip.compress(assets.script().encode())) < 30_000
+    assert len(assets.pictures_script().encode()) < 30_000
     assert len(assets.asset("loader.js")) < 2500
+
+
+def test_all_words_of_the_pictures_are_there_and_used():
+    words, source = assets.words(what="pictures"), assets.bundle(assets.PICTURES)
+    for name in words:
+        group = name.partition(".")[0]
+        assert f'"{name}"' in source or (f"`{group}.$" in source and "." in name), f"{name} is said nowhere"
+    said = set(re.findall(r'(?:say|press|check)\((?:w, )?"([\w.]+)"', source))
+    assert said <= set(words)
 
 
 def test_all_words_are_there_and_used():
     words = assets.words()
-    source = assets.asset("page.js")
+    source = assets.asset("page.js") + assets.asset("dom.js")
     problems = set(re.findall(r'Problem\("(\w+)"', assets.bundle(assets.WORKER)))
     problems |= set(re.findall(r'code: "(\w+)"', source + assets.bundle(assets.WORKER)))
     assert {f"problem.{code}" for code in problems} == {name for name in words if name.startswith("problem.")}
@@ -234,3 +244,52 @@ def test_directive_places_the_model_once_and_its_mistakes_are_one_line(page, tmp
     ):
         _, warnings = page(f"# Page\n\n{mistake}\n")
         assert "page.md:3" in warnings and message in warnings, warnings
+
+
+def letters(ids):
+    table = torch.randn(9, 9, generator=torch.Generator().manual_seed(1), dtype=torch.double)
+    return 2 * table[ids[:, -1]]
+
+
+@pytest.mark.parametrize("num_beams", [1, 2, 5])
+def test_tree_of_a_beam_search_ends_where_the_search_ends(num_beams):
+    prompt = torch.tensor([[3, 1]])
+    tree = pictures.beam_tree(letters, prompt, 6, num_beams)
+    best = max((leaf for leaf in tree if leaf["depth"] == 6 and leaf["kept"]), key=lambda leaf: leaf["score"])
+    path = []
+    while best["parent"] is not None:
+        path.insert(0, best)
+        best = tree[best["parent"]]
+    ids, score = generation.beam_search(letters, prompt, 6, num_beams)
+    assert [leaf["token"] for leaf in path] == ids[2:].tolist()
+    assert path[-1]["score"] == pytest.approx(score)
+    assert all(sum(leaf["kept"] for leaf in tree if leaf["depth"] == depth) == num_beams for depth in range(1, 7))
+
+
+M = torch.zeros(3, 2)
+
+
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda: pictures.attention(M, M, M, ["a", "b"]), "query has shape (3, 2): it takes (2, features)"),
+    (lambda: pictures.attention(M, torch.zeros(3, 4), M, ["a", "b", "c"]), "query has 2 features, key 4"),
+    (lambda: pictures.attention(torch.zeros(3, 9), M, M, ["a", "b", "c"]), "up to 8 of each"),
+    (lambda: pictures.softmax([1.0], ["a"]), "give 2 to 12 of each"),
+    (lambda: pictures.softmax([1.0, 4.0], ["a", "b"]), "scores from -3 to 3"),
+    (lambda: pictures.softmax([1.0, 2.0], ["a", "b"], d_k=100), "d_k=100: the slider has the powers of 2"),
+    (lambda: pictures.rope(torch.zeros(3), torch.zeros(3)), "3 and 3 features: 2 to 12, even, the same"),
+    (lambda: pictures.rope(torch.zeros(4), torch.zeros(4), places=(1, 65)), "places=(1, 65): they go from 0 to 64"),
+    (lambda: pictures.masks(["a"] * 17), "17 tokens, size=3"),
+    (lambda: pictures.masks(["a", "b"], kind="block"), "kind='block': there are full, causal, prefix, window"),
+    (lambda: pictures.merges({}, [(("a", "b"), 1)]), "0 words and 1 merges"),
+    (lambda: pictures.merges({"ab": 1}, []), "1 words and 0 merges"),
+    (lambda: pictures.beam(letters, torch.tensor([1, 2]), str), "prompt has shape (2,)"),
+    (lambda: pictures.beam(letters, torch.tensor([[1, 2]]), str, most_beams=6), "most_beams=6: up to 8 steps"),
+])  # fmt: skip
+def test_pictures_refuse_what_they_cannot_show(call, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        call()
+
+
+def test_picture_is_the_same_for_the_same_call_and_writes_its_words_safely():
+    made = [pictures.masks(["<b>", '"', "数组"], kind="window", size=2)._repr_html_() for _ in range(2)]
+    assert made[0] == made[1] and "<b>" not in made[0]

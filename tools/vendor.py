@@ -84,6 +84,7 @@ def copy_assets(target: Path) -> None:
     copy_views(modules, folder / "bertviz")
     (folder / "explorer").mkdir()
     (folder / "explorer" / "explorer.js").write_text(assets.script(), encoding="utf-8")
+    (folder / "explorer" / "pictures.js").write_text(assets.pictures_script(), encoding="utf-8")
     for name, source, pattern in (
         ("mathjax", modules / "mathjax", "es5/output/chtml/fonts/woff-v2/*.woff"),
         ("mermaid", modules / "mermaid", "dist/mermaid.esm.min.mjs"),

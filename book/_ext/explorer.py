@@ -27,8 +27,8 @@ from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-MARKER = '<figure class="lm-explorer"'
-SCRIPT = "_static/vendor/explorer/explorer.js"
+MARKER = '<figure class="lm-explorer'  # pictures have a second class
+SCRIPTS = "_static/vendor/explorer"
 MODELS = "_models"
 
 
@@ -81,9 +81,10 @@ def slim(html: str, name: str, outdir: Path, images: str, root: str) -> str:
 
     def stored(match: re.Match[str]) -> str:
         file = store(match[1], outdir / MODELS, "model", ".lmx")
-        return f' data-script="{root}{SCRIPT}" data-url="{root}{MODELS}/{file}"'
+        return f' data-url="{root}{MODELS}/{file}"'
 
-    html = re.sub(r' data-code="[^"]*"', "", html)
+    script = "pictures.js" if " data-picture=" in html else "explorer.js"
+    html = re.sub(r' data-code="[^"]*"', f' data-script="{root}{SCRIPTS}/{script}"', html)
     html = re.sub(r' data-model="([^"]*)"', stored, html)
     url = re.search(r' data-url="([^"]*)"', html)
     if url:

@@ -9,7 +9,8 @@ import json
 import re
 from importlib.resources import files
 
-PAGE = ("sampling.js", "draw.js", "page.js")
+PAGE = ("dom.js", "sampling.js", "draw.js", "page.js")
+PICTURES = ("dom.js", "pictures.js")
 WORKER = ("weights.js", "tokens.js", "sampling.js", "model.js", "worker.js")
 
 
@@ -19,16 +20,16 @@ def asset(name: str) -> str:
     return (files("llmbook.explore") / name).read_text(encoding="utf-8")
 
 
-def words(language: str = "en") -> dict[str, str]:
-    """Return all that the explorer says, in a language.
+def words(language: str = "en", what: str = "words") -> dict[str, str]:
+    """Return all that the explorer says, or the pictures (``what="pictures"``), in a language.
 
     Raises:
         ValueError: there is no such language.
     """
     try:
-        return dict(json.loads(asset(f"words.{language}.json")))
+        return dict(json.loads(asset(f"{what}.{language}.json")))
     except FileNotFoundError:
-        raise ValueError(f"language={language!r}: there is no words.{language}.json in llmbook/explore") from None
+        raise ValueError(f"language={language!r}: there is no {what}.{language}.json in llmbook/explore") from None
 
 
 def bundle(names: tuple[str, ...]) -> str:
@@ -42,7 +43,8 @@ def bundle(names: tuple[str, ...]) -> str:
 @functools.cache
 def script(language: str = "en") -> str:
     """Return the script that a page loads once its reader has reached an explorer: with style, words and worker."""
-    parts = {"css": asset("explorer.css"), "words": words(language), "worker": bundle(WORKER)}
+    css = asset("base.css") + asset("explorer.css")
+    parts = {"css": css, "words": words(language), "worker": bundle(WORKER)}
     kit = json.dumps(parts, ensure_ascii=False)
     return (
         f"(() => {{\n{bundle(PAGE)}\nconst kit = {kit};\n"
@@ -50,6 +52,26 @@ def script(language: str = "en") -> str:
     )
 
 
+@functools.cache
+def pictures_script(language: str = "en") -> str:
+    """Return the script of the small pictures, all of them."""
+    css = asset("base.css") + asset("pictures.css")
+    kit = json.dumps({"css": css, "words": words(language, "pictures")}, ensure_ascii=False)
+    return (
+        f"(() => {{\n{bundle(PICTURES)}\nconst kit = {kit};\n"
+        "self.llmbookPicture = (figure) => makePicture(figure, kit);\n})();\n"
+    )
+
+
+def _packed(text: str) -> str:
+    return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
+
+
 def packed_script(language: str = "en") -> str:
-    """Return the same, compressed, as a notebook's output carries it."""
-    return base64.b64encode(gzip.compress(script(language).encode(), 9, mtime=0)).decode()
+    """Return the explorer's script, compressed, as a notebook's output carries it."""
+    return _packed(script(language))
+
+
+def packed_pictures(language: str = "en") -> str:
+    """Return the pictures' script, likewise."""
+    return _packed(pictures_script(language))

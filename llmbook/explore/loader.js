@@ -14,12 +14,13 @@
     if (!code) await new Promise((resolve, reject) => Object.assign(script, {onload: resolve, onerror: reject}));
   };
   const start = async (figure) => {
+    const name = figure.dataset.picture ? "llmbookPicture" : "llmbookExplorer";
     try {
-      await (self.llmbookExplorerCode ??= load(figure));
-      self.llmbookExplorer(figure);
+      await (self[`${name}Code`] ??= load(figure));
+      self[name](figure);
     } catch (error) {
-      self.llmbookExplorerCode = undefined;
-      console.warn("the explorer stays a picture:", error);
+      self[`${name}Code`] = undefined;
+      console.warn("the picture stays a still:", error);
     }
   };
   for (const figure of document.querySelectorAll(".lm-explorer:not([data-ready])")) {

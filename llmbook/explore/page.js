@@ -1,5 +1,6 @@
 // The explorer in the page: one for each figure, its model in a worker.
 
+import {addStyle, node, Words} from "./dom.js";
 import {colour, drawLarge, drawLines, drawSmall} from "./draw.js";
 import {draw, filterLogits, softmax} from "./sampling.js";
 
@@ -7,17 +8,6 @@ const SHOWN = 10; // tokens with a bar
 const MANY = 20; // tokens that one press adds
 const PATIENCE = 60_000; // milliseconds without an answer after which the thread counts as lost
 const K_ALL = 51; // the slider's last place: no top-k
-
-// A node with attributes and children; `on...` are listeners.
-function node(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
-    else if (value !== null && value !== undefined && value !== false) made.setAttribute(name, value === true ? "" : value);
-  }
-  made.append(...children.filter((child) => child !== null && child !== undefined));
-  return made;
-}
 
 // The worker, with an answer for each question.
 class Thread {
@@ -72,12 +62,12 @@ class Thread {
   }
 }
 
-export class Explorer {
+export class Explorer extends Words {
   constructor(figure, kit) {
+    super(kit.words);
     Object.assign(this, {figure, kit, settings: JSON.parse(figure.dataset.explorer)});
-    this.language = document.documentElement.lang || "en";
     figure.explorer = this;
-    if (!document.querySelector("style[data-lmx]")) document.head.append(node("style", {"data-lmx": true}, kit.css));
+    addStyle("explorer", kit.css);
     const {text, temperature, topK, topP, layer, head} = this.settings;
     this.state = {text, ids: null, temperature, topK, topP, layer, head, off: new Set(), place: null};
     this.readLink();
@@ -89,27 +79,9 @@ export class Explorer {
 
   // Words ---------------------------------------------------------------------------------------------------------
 
-  say(name, fields = {}) {
-    return (this.kit.words[name] ?? name).replace(/\{(\w+)\}/g, (_, key) => fields[key] ?? "");
-  }
-
-  percent(value) {
-    const digits = value >= 0.0995 ? 0 : value >= 0.00095 ? 1 : 3;
-    return new Intl.NumberFormat(this.language, {style: "percent", maximumFractionDigits: digits}).format(value);
-  }
-
-  weight(value) {
-    return new Intl.NumberFormat(this.language, {minimumFractionDigits: 2, maximumFractionDigits: 2}).format(value);
-  }
-
   size(bytes) {
     const [unit, value] = bytes < 1e6 ? ["kilobyte", bytes / 1e3] : ["megabyte", bytes / 1e6];
     return new Intl.NumberFormat(this.language, {style: "unit", unit, maximumFractionDigits: 1}).format(value);
-  }
-
-  // A token in a sentence, apart from its direction of writing.
-  quoted(token) {
-    return this.say("quoted", {token: `\u2068${token}\u2069`});
   }
 
   // Starting, and what may go wrong ---------------------------------------------------------------------------------
