@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import importlib
 import io
 import json
 import re
@@ -199,6 +200,25 @@ def test_picture_shows_bars_and_all_heads():
     assert package.png(figure).startswith(b"\x89PNG")
 
 
+def test_stored_output_names_a_shipped_model_and_the_site_adds_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(package, "_shipped", lambda: tmp_path / "pretrained")
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "book" / "_ext"))
+    extension = importlib.import_module("explorer")
+    folder = tmp_path / "pretrained" / "tiny"
+    hub.save(Decoder(TransformerConfig(4096, **SHAPE)), folder)
+    live = explore("tiny", "a text")._repr_html_()
+    monkeypatch.setenv("LLMBOOK_STORED_OUTPUTS", "1")
+    stored = explore("tiny", "a text")._repr_html_()
+    assert len(stored) < 60_000 and "data-model" not in stored and "data-code" not in stored
+    assert "data-model" in explore(small(), "abc", symbols=SYMBOLS)._repr_html_(), "no other model can be found again"
+    written = [extension.slim(html, "explorer-1", tmp_path, "images", "../") for html in (live, stored)]
+    assert written[0] == written[1]
+    torch.manual_seed(1)
+    hub.save(Decoder(TransformerConfig(4096, **SHAPE)), folder)
+    with pytest.raises(ValueError, match="tiny is another model than in the stored output: run `make notebooks`"):
+        extension.slim(stored, "explorer-1", tmp_path, "images", "../")
+
+
 @pytest.fixture
 def page(tmp_path, monkeypatch):
     """Build one page with Sphinx and the extension alone, and return its HTML or what was complained of."""
@@ -225,7 +245,7 @@ def test_directive_places_the_model_once_and_its_mistakes_are_one_line(page, tmp
         ":::{explorer} models/tiny\n:text: One text\n:head: 1.1\n:panels: next, heads\n:top-k: 7\n:label: Tiny\n:::\n\n"
     )
     html, warnings = page("# Page\n\n" + 2 * placed)
-    assert re.findall(r'<figure class="lm-explorer" id="(explorer-\d)"|aria-label="(Tiny)"', html)
+    assert re.findall(r'id="(explorer-\d)"', html) == ["explorer-1", "explorer-2"] and 'aria-label="Tiny"' in html
     assert warnings == ""
     found = [json.loads(match.replace("&quot;", '"')) for match in re.findall(r'data-explorer="([^"]*)"', html)]
     assert len(found) == 2 and found[0] == found[1]

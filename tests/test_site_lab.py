@@ -23,6 +23,16 @@ viz.show_attention(attention=weights, tokens=tokens, view="VIEW")
 """.strip()
 
 
+EXPLORE = """
+import torch
+from llmbook.explore import explore, pictures
+from llmbook.transformer import Decoder, TransformerConfig
+torch.manual_seed(0)
+model = Decoder(TransformerConfig(5, d_model=16, num_layers=2, num_heads=2, d_ff=16))
+explore(model, "abcab", symbols=["<s>", *"abcd"])
+""".strip()
+
+
 def write_notebook(path, *cells):
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(nbformat.v4.new_notebook(cells=list(cells), metadata={"kernelspec": kernel}), path)
@@ -34,6 +44,8 @@ def lab(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lab")
     cells = [nbformat.v4.new_code_cell(CODE.replace("VIEW", view)) for view in ("head", "model")]
     write_notebook(folder / "views.ipynb", *cells)
+    cells = [nbformat.v4.new_code_cell(code) for code in (EXPLORE, 'pictures.masks("abcd")')]
+    write_notebook(folder / "explore.ipynb", *cells)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -161,3 +173,29 @@ def test_picture_stands_in_where_a_notebook_is_not_trusted(lab_page, lab):
     assert picture.get_attribute("alt") == "Each to itself" and picture.bounding_box()["width"] > 200
     assert output.locator("iframe, script").count() == 0
     assert output.locator("details summary").text_content() == "The strongest weights of each head"
+
+
+def test_model_runs_in_an_output_and_follows_the_theme(lab_page, lab):
+    page = lab_page
+    open_notebook(page, lab, "explore.ipynb")
+    page.complaints.clear()  # of requests that the page before left unanswered
+    for _ in range(2):  # a cell that is run again
+        run_all(page)
+        outputs = page.locator(".jp-NotebookPanel:visible .jp-OutputArea")
+        figure = outputs.locator(".lm-explorer").first
+        figure.scroll_into_view_if_needed()
+        outputs.locator(".lm-explorer[data-answers]").wait_for(timeout=60_000)
+        assert figure.locator(".lmx-chips b").all_inner_texts() == ["<s>", *"abcab"]
+    figure.locator("textarea").fill("dcba")
+    expect(figure.locator(".lmx-chips button")).to_have_count(5)
+    picture = outputs.locator(".lm-picture")
+    picture.scroll_into_view_if_needed()
+    expect(picture.locator(".lmp-mask td").first).to_be_visible()
+    assert figure.locator("img").is_hidden() and picture.locator("img").is_hidden()
+    ink = "getComputedStyle(document.querySelector('.jp-OutputArea .lm-explorer')).color"
+    theme = {name: f'{{theme: "JupyterLab {name}"}}' for name in ("Light", "Dark")}
+    execute(page, "apputils:change-theme", theme["Light"])
+    page.wait_for_function(f"{ink} === 'rgb(29, 33, 41)'")
+    execute(page, "apputils:change-theme", theme["Dark"])
+    page.wait_for_function(f"{ink} === 'rgb(229, 231, 235)'")
+    assert complaints(page) == []

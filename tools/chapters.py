@@ -154,6 +154,7 @@ def kernel_environment() -> dict[str, str]:
     environment |= {
         "HF_DATASETS_OFFLINE": "1",
         "HF_HUB_OFFLINE": "1",
+        "LLMBOOK_STORED_OUTPUTS": "1",  # an explorer's output names its model and does not carry it
         # The kernel has to be this environment's, whatever else the user has registered.
         "JUPYTER_PREFER_ENV_PATH": "1",
         "PYTHONHASHSEED": "0",

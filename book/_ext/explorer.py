@@ -10,12 +10,14 @@
 names a model of the book, or a folder seen from the sources' root. Options are those of ``llmbook.explore.explore``:
 ``text``, ``panels`` (names with commas), ``temperature``, ``top-k``, ``top-p``, ``head`` (layer.head) and ``label``.
 
-As in a notebook's output the figure carries its model and its picture; when the page is written, both become files,
-each once for all pages, and the figure gets its name, ``explorer-1`` and so on, to which links lead.
+A figure carries its model and its picture, as an output of ``llmbook.explore`` does in a notebook. When the page is
+written, both become files, each once for all pages, and explorers get their names, ``explorer-1`` and so on, to which
+links lead. An output that was stored without its model (see ``explore``) gets the package's, if that is the same.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from html import escape, unescape
@@ -25,8 +27,10 @@ from attention_views import picture_as_file, store
 from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
+from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
+logger = logging.getLogger(__name__)
 MARKER = '<figure class="lm-explorer'  # pictures have a second class
 SCRIPTS = "_static/vendor/explorer"
 MODELS = "_models"
@@ -77,23 +81,34 @@ class Explorer(SphinxDirective):
 
 
 def slim(html: str, name: str, outdir: Path, images: str, root: str) -> str:
-    """Return a figure whose model and picture are files of the site; ``root`` is the way from the page to its first."""
+    """Return a figure whose model and picture are files of the site; ``root`` is the way from the page to its first.
 
-    def stored(match: re.Match[str]) -> str:
-        file = store(match[1], outdir / MODELS, "model", ".lmx")
-        return f' data-url="{root}{MODELS}/{file}"'
-
-    script = "pictures.js" if " data-picture=" in html else "explorer.js"
-    html = re.sub(r' data-code="[^"]*"', f' data-script="{root}{SCRIPTS}/{script}"', html)
-    html = re.sub(r' data-model="([^"]*)"', stored, html)
-    url = re.search(r' data-url="([^"]*)"', html)
-    if url:
-        html = html.replace(url[0], "")
-        settings = json.loads(unescape(re.search(r'data-explorer="([^"]*)"', html)[1]))
-        settings |= {"url": url[1], "link": True}
+    Raises:
+        ValueError: a stored output names a model of the book that has changed since.
+    """
+    picture = " data-picture=" in html
+    script = f"{root}{SCRIPTS}/{'pictures' if picture else 'explorer'}.js"
+    html = re.sub(r' data-code="[^"]*"', "", html)
+    html = html.replace("<figure ", f'<figure data-script="{script}" ', 1)
+    if not picture:
+        settings = json.loads(unescape(re.search(r' data-explorer="([^"]*)"', html)[1]))
+        carried = re.search(r' data-model="([^"]*)"', html)
+        packed = carried[1] if carried else shipped(settings["model"], settings["sha256"])
+        settings |= {"url": f"{root}{MODELS}/{store(packed, outdir / MODELS, 'model', '.lmx')}", "link": True}
         written = escape(json.dumps(settings, ensure_ascii=False, separators=(",", ":")))
-        html = re.sub(r'data-explorer="[^"]*"', lambda _: f'id="{name}" data-explorer="{written}"', html)
+        html = re.sub(r' data-model="[^"]*"', "", html)
+        html = re.sub(r' data-explorer="[^"]*"', lambda _: f' id="{name}" data-explorer="{written}"', html)
     return picture_as_file(html, outdir / images, f"{root}{images}", "explorer")
+
+
+def shipped(model: str, sha256: str) -> str:
+    """Return a model of the book as text, as an output carries it, if it is still the one that the output shows."""
+    from llmbook.explore import pack_shipped  # imports torch
+
+    packed = pack_shipped(model)
+    if packed.sha256 != sha256:
+        raise ValueError(f"{model} is another model than in the stored output: run `make notebooks` for this chapter")
+    return base64.b64encode(packed.file).decode()
 
 
 def rewrite(app: Sphinx, doctree: nodes.document, docname: str) -> None:
@@ -103,7 +118,11 @@ def rewrite(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     root = "../" * docname.count("/")
     found = [node for node in doctree.findall(nodes.raw) if MARKER in node.astext()]
     for number, node in enumerate(found, start=1):
-        html = slim(node.astext(), f"explorer-{number}", Path(app.outdir), app.builder.imagedir, root)
+        try:
+            html = slim(node.astext(), f"explorer-{number}", Path(app.outdir), app.builder.imagedir, root)
+        except (ValueError, FileNotFoundError) as error:
+            logger.warning("%s", error, location=node)
+            continue
         node.rawsource = html
         node.children = []
         node += nodes.Text(html)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import copy
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -28,7 +29,7 @@ from llmbook.transformer import Decoder, Encoder
 from llmbook.viz.frames import InteractiveView, png
 from llmbook.viz.tokens import readable_tokens, visible
 
-__all__ = ["PANELS", "Exploration", "explore", "prepare"]
+__all__ = ["PANELS", "Exploration", "explore", "pack_shipped", "prepare"]
 
 PANELS = ("tokens", "next", "map", "heads", "lens")
 LIMIT = 128  # tokens that the page shows
@@ -87,7 +88,8 @@ def explore(
 
     The output carries the model and all that draws it, so that it runs wherever a notebook shows HTML with scripts,
     JupyterLab and Colab among them, and asks no host for anything. The site's build takes the model out again and
-    stores it once.
+    stores it once. Where ``LLMBOOK_STORED_OUTPUTS`` is set, as ``make notebooks`` does, the output only names a model
+    that the book ships, so that notebooks stay small: the picture stands in until the cell is run.
 
     Args:
         model: the name of a model that the book ships (``"pydocs-gpt"``), a folder that ``llmbook.hub.save`` wrote, or
@@ -111,10 +113,10 @@ def explore(
         model, text, tokenizer=tokenizer, symbols=symbols, panels=panels, temperature=temperature, top_k=top_k,
         top_p=top_p, head=head, label=label, language=language,
     )  # fmt: skip
-    where = {
-        "data-code": assets.packed_script(language),
-        "data-model": base64.b64encode(made.packed.file).decode(),
-    }
+    where: dict[str, str] = {}
+    if not ("model" in made.settings and os.environ.get("LLMBOOK_STORED_OUTPUTS")):
+        where["data-code"] = assets.packed_script(language)
+        where["data-model"] = base64.b64encode(made.packed.file).decode()
     picture = f"data:image/png;base64,{base64.b64encode(made.picture).decode()}"
     return InteractiveView(made.html(where, picture), made.picture, f"explore({made.label})")
 
@@ -135,17 +137,19 @@ def prepare(
 ) -> Exploration:
     """Pack the model and draw its picture; arguments and errors are those of :func:`explore`."""
     _check(panels, temperature, top_k, top_p)
+    shipped: dict[str, str] = {}
     if isinstance(model, str | Path):
         folder = find(model)
         network = hub.load(folder)
         if not isinstance(network, Decoder | Encoder):
             raise ValueError(f"{folder} holds an encoder-decoder: the page computes a decoder or an encoder")
-        tokenizer = tokenizer or _tokenizer(network, folder)
+        tokenizer = tokenizer or _tokenizer(isinstance(network, Decoder), folder)
         packed = pack_folder(folder, tokenizer)
+        shipped = {"model": folder.name} if folder.parent == _shipped() else {}
     else:
         network = model
         if tokenizer is None and symbols is None:
-            tokenizer = _tokenizer(network, None)
+            tokenizer = _tokenizer(isinstance(network, Decoder), None)
         packed = pack_model(network, tokenizer, symbols)
     layers, heads = network.config.num_layers, network.config.num_heads
     if not (0 <= head[0] < layers and 0 <= head[1] < heads):
@@ -166,7 +170,7 @@ def prepare(
     settings = {
         "text": text, "temperature": temperature, "topK": top_k or 0, "topP": top_p, "layer": head[0], "head": head[1],
         "panels": list(panels), "limit": room, "sha256": packed.sha256, "bytes": len(packed.file),
-        "auto": len(packed.file) <= AUTO,
+        "auto": len(packed.file) <= AUTO, **shipped,
     }  # fmt: skip
     facts = words["facts"].format(
         parameters=f"{packed.parameters:,}", size=_size(len(packed.file)), sha256=f"<code>{packed.sha256}</code>"
@@ -181,12 +185,26 @@ def find(model: str | Path) -> Path:
     Raises:
         FileNotFoundError: neither is there.
     """
-    shipped = Path(str(files("llmbook"))) / "pretrained"
-    for folder in (Path(model), shipped / model):
+    for folder in (Path(model), _shipped() / model):
         if (folder / "config.json").is_file():
             return folder
-    names = sorted(path.parent.name for path in shipped.glob("*/config.json")) or ["none"]
+    names = sorted(path.parent.name for path in _shipped().glob("*/config.json")) or ["none"]
     raise FileNotFoundError(f"{model} is no folder with a config.json and no model of the book ({', '.join(names)})")
+
+
+def _shipped() -> Path:
+    return Path(str(files("llmbook"))) / "pretrained"
+
+
+def pack_shipped(name: str) -> Packed:
+    """Pack a model that the book ships, with its tokenizer.
+
+    Raises:
+        FileNotFoundError: there is no such model.
+    """
+    folder = find(name)
+    family = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
+    return pack_folder(folder, _tokenizer(family == "llama", folder))
 
 
 def _check(panels: Sequence[str], temperature: float, top_k: int | None, top_p: float) -> None:
@@ -201,11 +219,11 @@ def _check(panels: Sequence[str], temperature: float, top_k: int | None, top_p: 
         raise ValueError(f"top_p={top_p}: the slider goes from 0.05 to 1")
 
 
-def _tokenizer(network: Decoder | Encoder, folder: Path | None) -> Any:
+def _tokenizer(decoder: bool, folder: Path | None) -> Any:
     """Return the tokenizer in the model's folder, or else the book's own."""
     own = folder / "tokenizer.json" if folder is not None else None
     path = own if own is not None and own.is_file() else None
-    return tokenization.load_tokenizer("gpt" if isinstance(network, Decoder) else "bert", path)
+    return tokenization.load_tokenizer("gpt" if decoder else "bert", path)
 
 
 def _read(text: str, tokenizer: Any, symbols: Sequence[str] | None) -> tuple[list[int], Any]:

@@ -25,6 +25,7 @@
   };
   for (const figure of document.querySelectorAll(".lm-explorer:not([data-ready])")) {
     figure.dataset.ready = "";
+    if (!figure.dataset.code && !figure.dataset.script) continue; // a stored notebook's output, until its cell is run
     const near = new IntersectionObserver(([{isIntersecting}]) => {
       if (!isIntersecting) return;
       near.disconnect();

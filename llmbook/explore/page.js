@@ -67,6 +67,8 @@ export class Explorer extends Words {
     super(kit.words);
     Object.assign(this, {figure, kit, settings: JSON.parse(figure.dataset.explorer)});
     figure.explorer = this;
+    Explorer.count = (Explorer.count ?? 0) + 1;
+    this.prefix = figure.id || `lmx-${Explorer.count}`;
     addStyle("explorer", kit.css);
     const {text, temperature, topK, topP, layer, head} = this.settings;
     this.state = {text, ids: null, temperature, topK, topP, layer, head, off: new Set(), place: null};
@@ -144,7 +146,7 @@ export class Explorer extends Words {
   build() {
     const {say, settings: {panels}, model} = {say: this.say.bind(this), settings: this.settings, model: this.model};
     const has = (panel) => panels.includes(panel);
-    const id = (name) => `${this.figure.id}-${name}`;
+    const id = (name) => `${this.prefix}-${name}`;
     const decoder = model.kind === "decoder";
     this.input = node("textarea", {id: id("text"), rows: 2, dir: "auto", spellcheck: "false", autocomplete: "off",
       oninput: () => this.typed()});
@@ -203,6 +205,7 @@ export class Explorer extends Words {
     this.status.after(facts);
     let width = 0; // the height changes with each line of tokens
     new ResizeObserver(([{contentRect}]) => {
+      if (!this.live.isConnected) return this.thread?.worker.terminate(); // a cell was run again
       if (contentRect.width === width) return;
       width = contentRect.width;
       this.paint();
@@ -214,7 +217,7 @@ export class Explorer extends Words {
 
   slider(name) {
     const bounds = {temperature: [0.1, 2, 0.05], topK: [1, K_ALL, 1], topP: [0.05, 1, 0.01]}[name];
-    const id = `${this.figure.id}-${name}`, shown = node("output", {for: id});
+    const id = `${this.prefix}-${name}`, shown = node("output", {for: id});
     const value = name === "topK" ? this.state.topK || K_ALL : this.state[name];
     const input = node("input", {type: "range", id, min: bounds[0], max: bounds[1], step: bounds[2], value});
     const write = () => {
