@@ -292,7 +292,8 @@ M = torch.zeros(3, 2)
 @pytest.mark.parametrize(("call", "message"), [
     (lambda: pictures.attention(M, M, M, ["a", "b"]), "query has shape (3, 2): it takes (2, features)"),
     (lambda: pictures.attention(M, torch.zeros(3, 4), M, ["a", "b", "c"]), "query has 2 features, key 4"),
-    (lambda: pictures.attention(torch.zeros(3, 9), M, M, ["a", "b", "c"]), "up to 8 of each"),
+    (lambda: pictures.attention(torch.zeros(3, 13), M, M, ["a", "b", "c"]), "up to 12 of each"),
+    (lambda: pictures.attention(M, M, M, ["a", "b", "c"], value_names=["x"]), "1 value_names for 2 features"),
     (lambda: pictures.softmax([1.0], ["a"]), "give 2 to 12 of each"),
     (lambda: pictures.softmax([1.0, 4.0], ["a", "b"]), "scores from -3 to 3"),
     (lambda: pictures.softmax([1.0, 2.0], ["a", "b"], d_k=100), "d_k=100: the slider has the powers of 2"),

@@ -531,10 +531,11 @@ export class Explorer extends Words {
     const {tokens} = this.answer, {layer, head, place, off} = this.state, weight = this.weightOf(layer, head);
     const best = (of) => tokens.map((token, index) => [of(index), token]).filter(([value]) => value >= 0.05)
       .sort((a, b) => b[0] - a[0]).slice(0, 3)
-      .map(([value, token]) => `${this.quoted(token)} ${this.weight(value)}`).join(", ") || this.say("nobody");
+      .map(([value, token]) => `${this.quoted(token)} ${this.weight(value)}`).join(", ");
     const name = this.say(off.has(`${layer}.${head}`) ? "headOff" : "head", {layer, head});
-    const to = this.say("map", {head: name, token: this.quoted(tokens[place]), most: best((index) => weight(place, index))});
-    this.caption.textContent = `${to} ${this.say("mapBy", {most: best((index) => (index === place ? 0 : weight(index, place)))})}`;
+    const to = best((index) => weight(place, index)), by = best((index) => (index === place ? 0 : weight(index, place)));
+    const fields = {head: name, token: this.quoted(tokens[place])};
+    this.caption.textContent = `${this.say(to ? "map" : "mapSpread", {...fields, most: to})} ${this.say(by ? "mapBy" : "nobody", {most: by})}`;
   }
 
   cellUnder(event) {

@@ -33,10 +33,10 @@ function choice(w, names, chosen, pick) {
 
 const said = () => node("p", {class: "lmx-caption", role: "status"});
 
-// A cell that is as dark as its weight.
-function shaded(tag, weight, text, attributes = {}) {
-  const cell = node(tag, attributes, text);
-  cell.style.setProperty("--weight", Math.min(1, Math.abs(weight)).toFixed(3));
+// A cell that is as dark as its number is large, in another colour for negative ones.
+function shade(cell, share) {
+  cell.style.setProperty("--weight", Math.min(1, Math.abs(share)).toFixed(3));
+  cell.style.setProperty("--tone", `var(--lmx-${share < 0 ? "by" : "weight"})`);
   return cell;
 }
 
@@ -45,13 +45,19 @@ function attention(root, data, w, id) {
   const {queries, keys} = data, start = JSON.stringify([data.query, data.key, data.value]);
   let [query, key, value] = JSON.parse(start), scaled = data.scaled, causal = false;
   const inputs = node("div", {class: "lmp-row"}), results = node("div", {class: "lmp-row"}), line = said();
-  const matrix = (name, rows, values, edit) => {
-    const head = node("tr", {}, node("td"), ...values[0].map((_, column) => node("th", {scope: "col"}, column + 1)));
-    const body = values.map((row, index) => node("tr", {}, node("th", {scope: "row"}, rows[index]), ...row.map((number, column) =>
-      edit ? shaded("td", number / 3, node("input", {type: "number", step: 0.5, value: Number(number.toFixed(2)),
-        "aria-label": w.say("entry", {matrix: name, row: rows[index], column: column + 1}),
-        oninput: ({target}) => { row[column] = Number(target.value) || 0; compute(); }}))
-      : shaded("td", name === w.say("weights") ? number : number / 6, w.weight(number)))));
+  const matrix = (name, rows, values, columns, edit) => {
+    const most = name === w.say("weights") ? 1 : Math.max(1, ...values.flat().filter(Number.isFinite).map(Math.abs));
+    const titles = columns ?? values[0].map((_, column) => column + 1);
+    const head = node("tr", {}, node("td"), ...titles.map((title) => node("th", {scope: "col"}, title)));
+    const cell = (row, index, column) => {
+      if (!edit) return shade(node("td", {}, w.weight(row[column])), row[column] / most);
+      const input = node("input", {type: "number", step: 0.5, value: Number(row[column].toFixed(2)),
+        "aria-label": w.say("entry", {matrix: name, row: rows[index], column: titles[column]}),
+        oninput: () => { row[column] = Number(input.value) || 0; shade(input.parentElement, row[column] / most); compute(); }});
+      return shade(node("td", {}, input), row[column] / most);
+    };
+    const body = values.map((row, index) =>
+      node("tr", {}, node("th", {scope: "row"}, rows[index]), ...row.map((_, column) => cell(row, index, column))));
     return node("div", {class: "lmx-scroll", tabindex: 0, role: "region", "aria-label": name}, node("table", {}, node("caption", {}, name), node("thead", {}, head), node("tbody", {}, ...body)));
   };
   const compute = () => {
@@ -61,17 +67,14 @@ function attention(root, data, w, id) {
     const weights = scores.map((row) => softWeights(row));
     const output = weights.map((row) => value[0].map((_, i) => row.reduce((sum, weight, other) => sum + weight * value[other][i], 0)));
     root.result = {scores, weights, output};
-    const columns = (name, values) => {
-      const made = matrix(name, queries, values);
-      made.querySelectorAll("thead th").forEach((cell, index) => (cell.textContent = keys[index]));
-      return made;
-    };
-    results.replaceChildren(columns(w.say("scores"), scores), columns(w.say("weights"), weights), matrix(w.say("output"), queries, output));
+    results.replaceChildren(matrix(w.say("scores"), queries, scores, keys), matrix(w.say("weights"), queries, weights, keys),
+      matrix(w.say("output"), queries, output, data.features));
     const last = weights.length - 1, most = weights[last].indexOf(Math.max(...weights[last]));
     line.textContent = w.say("looks", {query: w.quoted(queries[last]), key: w.quoted(keys[most]), weight: w.weight(weights[last][most])});
   };
   const fill = () => {
-    inputs.replaceChildren(matrix("Q", queries, query, true), matrix("K", keys, key, true), matrix("V", keys, value, true));
+    inputs.replaceChildren(matrix("Q", queries, query, null, true), matrix("K", keys, key, null, true),
+      matrix("V", keys, value, data.features, true));
     compute();
   };
   root.append(inputs, node("div", {class: "lmx-actions"},

@@ -24,7 +24,7 @@ from llmbook.viz.maps import PALETTE, STYLE_SHEET
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MOST = 8  # rows and features of a matrix that can be edited
+MOST = 12  # rows and features of a matrix that can be edited
 MASKS = ("full", "causal", "prefix", "window")
 
 
@@ -66,13 +66,16 @@ def attention(
     tokens: Sequence[str],
     key_tokens: Sequence[str] | None = None,
     scaled: bool = True,
+    value_names: Sequence[str] | None = None,
     label: str = "Queries, keys and values, and what attention makes of them",
     language: str = "en",
 ) -> InteractiveView:
     """Show one head whose queries ``(query, d_k)``, keys ``(key, d_k)`` and values ``(key, d_v)`` can be edited.
 
+    ``value_names`` says what the features of the values are, where they are not only numbers.
+
     Raises:
-        ValueError: shapes that do not fit the tokens, or more than eight rows or features.
+        ValueError: shapes that do not fit the tokens, or more than twelve rows or features.
     """
     names = list(tokens if key_tokens is None else key_tokens)
     matrices = [
@@ -81,6 +84,8 @@ def attention(
     ]
     if len(matrices[0][0]) != len(matrices[1][0]):
         raise ValueError(f"query has {len(matrices[0][0])} features, key {len(matrices[1][0])}: they must agree")
+    if value_names is not None and len(value_names) != len(matrices[2][0]):
+        raise ValueError(f"{len(value_names)} value_names for {len(matrices[2][0])} features of the values")
     q, k, v = map(np.array, matrices)  # (query, d_k), (key, d_k), (key, d_v)
     scores = q @ k.T / (math.sqrt(q.shape[1]) if scaled else 1)  # (query, key)
     weights = np.exp(scores - scores.max(1, keepdims=True))
@@ -95,9 +100,12 @@ def attention(
         ax.set_xticks([])
         ax.grid(False)
     data = dict(zip(("query", "key", "value"), matrices, strict=True))
+    features = None if value_names is None else list(value_names)
     return _view(
-        "attention", {**data, "queries": list(tokens), "keys": names, "scaled": scaled}, figure, label, language
-    )
+        "attention",
+        {**data, "queries": list(tokens), "keys": names, "features": features, "scaled": scaled},
+        figure, label, language,
+    )  # fmt: skip
 
 
 def softmax(
