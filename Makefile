@@ -1,6 +1,6 @@
 # Everything starts here; `make help` lists what there is. Each target brings .venv in line with requirements.txt first.
 .DEFAULT_GOAL := help
-.PHONY: address book clean help lab lock notebooks picture serve test venv
+.PHONY: address book clean help lab lock notebooks pdf picture serve test venv
 PORT ?= 8000
 RUN := .venv/bin/python
 
@@ -13,6 +13,9 @@ venv: ## create .venv from requirements.txt, or leave it alone when it is up to 
 
 book: venv ## build the site from the stored outputs; the last line is its path
 	@$(RUN) tools/site.py
+
+pdf: venv ## print the book, or one chapter: CHAPTER=03-attention; the last line is the file
+	@$(RUN) tools/pdf.py '$(CHAPTER)'
 
 test: venv ## run every check; a table at the end
 	@$(RUN) tools/check.py
