@@ -2,7 +2,7 @@
 
 import {addStyle, node, Words} from "./dom.js";
 import {colour, drawLarge, drawLines, drawSmall} from "./draw.js";
-import {draw, filterLogits, softmax} from "./sampling.js";
+import {draw, filterLogits, largest, softmax} from "./sampling.js";
 
 const SHOWN = 10; // tokens with a bar
 const MANY = 20; // tokens that one press adds
@@ -411,8 +411,11 @@ export class Explorer extends Words {
     this.speed.textContent = ` · ${this.say("speed", {rate})}`;
   }
 
+  // The most probable tokens and, when heads are off, those that all heads together would have chosen.
   candidatesToName() {
-    return [...this.answer.order.subarray(0, SHOWN)];
+    const {order, compared} = this.answer, first = order.subarray(0, SHOWN);
+    const lost = compared ? largest(compared, 3).filter((id) => !first.includes(id)) : [];
+    return [...first.subarray(0, SHOWN - lost.length), ...lost];
   }
 
   // The worker knows what tokens are called; names are kept.
