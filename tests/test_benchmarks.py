@@ -93,6 +93,16 @@ def test_texts_are_separated_by_a_token_that_bert_and_t5_know():
     assert pretrain.without_end_of_text(ids).tolist() == [[50, 4, 60]]
 
 
+def test_t5_is_trained_with_divided_scores_and_is_the_same_without_the_division():
+    model, source, target = pretrain.t5(), torch.arange(40, 70)[None], torch.arange(70, 80)[None]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+        theirs = hub.to_hf(pretrain.as_t5(model))
+        expected, logits = (m(source, decoder_input_ids=target).logits for m in (model, theirs))
+    assert model.config.scale_attention and (expected - logits).abs().max() < 1e-3 * expected.abs().max()
+
+
 @pytest.mark.parametrize("name", TINY)
 def test_a_published_model_has_weights_tokenizer_curve_and_a_card_that_fits(name, tmp_path):
     made = dataclasses.replace(pretrain.recipe(name), build=TINY[name])
