@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from llmbook import hub, tokenization
+from llmbook import tokenization
 from llmbook.explore import assets
 from llmbook.explore.packing import Packed, pack_folder, pack_model
 from llmbook.explore.still import still
@@ -136,6 +136,8 @@ def prepare(
     language: str = "en",
 ) -> Exploration:
     """Pack the model and draw its picture; arguments and errors are those of :func:`explore`."""
+    from llmbook import hub  # imports transformers' models: memory that the pictures do not need
+
     _check(panels, temperature, top_k, top_p)
     shipped: dict[str, str] = {}
     if isinstance(model, str | Path):

@@ -23,7 +23,6 @@ import numpy as np
 from safetensors.torch import load, save
 from torch import nn
 
-from llmbook import hub
 from llmbook.transformer import Decoder, Encoder, count_parameters
 
 MAGIC = b"LMX1"
@@ -68,6 +67,8 @@ def pack_folder(folder: str | Path, tokenizer: Any = None) -> Packed:
         FileNotFoundError: no such file.
         ValueError: a model that the page cannot compute.
     """
+    from llmbook import hub  # imports transformers' models: memory that the pictures do not need
+
     folder = Path(folder)
     model = hub.load(folder)
     kind = _kind(model)
