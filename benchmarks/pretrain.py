@@ -246,17 +246,7 @@ def comparison(documents: Sequence[np.ndarray], held_out: Sequence[str]) -> str:
     return (
         f"Of it Kneser-Ney smoothing of order 5, counted on the same tokens as this model was trained on, needs\n"
         f"{bits:.3f} bits per byte, and the LSTM of chapter 1 after its longest recorded training ({most:,} tokens)\n"
-        f"{min(lstm):.3f}. "
-    ) + against_trainer()
-
-
-def against_trainer() -> str:
-    """Return what `benchmarks/recipes.py` recorded for models of the decoder's shape, trained on fewer tokens."""
-    theirs, ours, half = json.loads((ROOT / "results" / "recipes.json").read_text())["shipped"]["runs"]
-    return (
-        f"A Llama of this shape, trained by `transformers`' `Trainer` on {theirs['tokens']:,} tokens,\n"
-        f"needs {theirs['bits_per_byte']:.3f}; this recipe needs {ours['bits_per_byte']:.3f} after as many, and\n"
-        f"{half['bits_per_byte']:.3f} after half of them (`results/recipes.json`).\n"
+        f"{min(lstm):.3f}.\n"
     )
 
 
