@@ -131,7 +131,9 @@ def loss(model: nn.Module, batch: Batch) -> Tensor:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, rows: Sequence[Row], pad: int, batch_size: int = 64) -> list[Tensor]:
+def predict(
+    model: nn.Module, rows: Sequence[Row], pad: int, batch_size: int = 64, dtype: torch.dtype = torch.float32
+) -> list[Tensor]:
     """Return the model's logits for each row, in the rows' order, without padding and dropout.
 
     Rows of like length are computed together. The model is left in the mode that it was in.
@@ -141,6 +143,7 @@ def predict(model: nn.Module, rows: Sequence[Row], pad: int, batch_size: int = 6
         rows: see :func:`collate`; their ``TARGETS`` are left out.
         pad: id of the token that pads.
         batch_size: rows that are computed together.
+        dtype: of the products, as in ``training.fit``; bfloat16 is faster where the processor has it.
 
     Returns:
         For each row its logits on the CPU, in float32: ``(labels,)``; ``(time, labels)`` from a model that labels
@@ -154,7 +157,8 @@ def predict(model: nn.Module, rows: Sequence[Row], pad: int, batch_size: int = 6
         for start in range(0, len(order), batch_size):
             part = order[start : start + batch_size]
             plain = [{name: value for name, value in rows[row].items() if name not in TARGETS} for row in part]
-            out = model(**collate(plain, pad).to(device))
+            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                out = model(**collate(plain, pad).to(device))
             logits = out.logits if "logits" in out else torch.stack([out.start_logits, out.end_logits], dim=-1)
             logits = logits.float().cpu()  # (batch, labels), (batch, time, labels) or (batch, time, 2)
             for row, answer in zip(part, logits, strict=True):
