@@ -4,7 +4,10 @@ Each of the five can be set by an environment variable; a value that is not allo
 the variable, what it was given and what it takes.
 """
 
+import contextlib
+import ctypes
 import functools
+import gc
 import os
 import random
 from dataclasses import dataclass
@@ -102,3 +105,14 @@ def setup() -> Runtime:
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
     return Runtime(torch.device(device), _DTYPES[precision], threads, seed, scale)
+
+
+def release_memory() -> None:
+    """Give memory that is no longer used back to the system, where the C library can (glibc); elsewhere tidy up only.
+
+    After several trainings a process holds what the largest of them needed, in pieces that a further one may not fit
+    into. A notebook with 2 GiB, as on Binder, ends there.
+    """
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -4,6 +4,7 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -109,3 +110,16 @@ def test_byte_bpe_gives_any_text_back(text):
 def test_a_vocabulary_smaller_than_the_bytes_is_refused():
     with pytest.raises(ValueError, match="vocab_size=100"):
         train_byte_bpe(SAMPLE, 100)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's count of pages")
+def test_free_memory_goes_back_to_the_system():
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    blocks = [bytearray(b"1" * 100_000) for _ in range(2000)]
+    kept = blocks[::20]  # so that what is free lies between what is not
+    del blocks
+    before = resident()
+    runtime.release_memory()
+    assert resident() < before - 100e6 and len(kept) == 100
