@@ -46,7 +46,8 @@ def site(tmp_path):
         ".dataset.drawn = 'yes'</script></figure>"
     )
     second = f"<h2 id='place'>A place</h2><p class='only-two' id='deep'>Text</p>{picture.format('../')}{lines}"
-    third = "<p><a href='../index.html'>back</a></p>" + "<p>Line</p>" * 80
+    wide = f"<table><tr>{'<td style=min-width:80px>word_of_a_wide_table</td>' * 20}</tr></table>"
+    third = "<p><a href='../index.html'>back</a></p>" + wide + "<p>Line</p>" * 80
     (tmp_path / "index.html").write_text(PAGE.format("First", "one.css", first))
     (tmp_path / "en" / "two.html").write_text(PAGE.format("Second", "../two.css", second))
     (tmp_path / "en" / "three.html").write_text(PAGE.format("Third", "../one.css", third))
@@ -69,6 +70,9 @@ def test_pages_become_one_document_with_outline_numbers_and_inner_links(tool, si
         assert page.locator("details[open]").count() == 1 and page.locator(".lmx-still img").is_visible()
         assert page.locator(".only-two").evaluate("node => getComputedStyle(node).letterSpacing") == "3px"
         assert page.locator("[data-drawn=yes]").count() == 1
+        edges = [page.locator(name).last.bounding_box() for name in ("table", "article")]
+        right, paper = (edge["x"] + edge["width"] for edge in edges)
+        assert right <= paper + 1
         assert page.locator("html").get_attribute("data-theme") == "light"
     printed = target.read_bytes()
     assert printed.startswith(b"%PDF") and b"/Outlines" in printed

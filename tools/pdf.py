@@ -38,6 +38,9 @@ h1, h2, h3, h4 { break-after: avoid; }
 article ~ article h1 { font-size: 2.5rem !important; }
 article ~ article h1::before { content: none !important; }
 figure, pre.mermaid { break-inside: avoid; }
+.cell_output, .cell_output div, details, table { break-inside: auto !important; overflow: visible !important; }
+tr { break-inside: avoid; }
+article td, article th { white-space: normal !important; overflow-wrap: anywhere; }
 pre.mermaid > svg { width: auto !important; max-width: 100% !important; max-height: 200mm !important; }
 .lm-hidden { display: none; }
 """
@@ -118,6 +121,12 @@ UNFOLD = """async ([address, config]) => {
   for (let tries = 0; tries < 300 && document.querySelector("pre.mermaid:not(:has(> svg))"); tries++)
     await new Promise((resolve) => setTimeout(resolve, 100));
   await document.fonts.ready;
+  // paper does not scroll: what is still too wide gets smaller
+  for (const table of document.querySelectorAll("article table")) {
+    const room = table.closest("article").getBoundingClientRect().right - table.getBoundingClientRect().left;
+    const width = table.getBoundingClientRect().width;
+    if (width > room) table.style.zoom = room / width;
+  }
   await Promise.all([...document.images].map((image) => image.decode().catch(() => {})));
   return [...document.images].filter((image) => !image.naturalWidth).map((image) => image.src);
 }"""
