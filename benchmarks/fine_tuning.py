@@ -9,7 +9,6 @@ are kept: repeat the command until nothing is left to do.
 """
 
 import argparse
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +25,7 @@ from llmbook import finetuning as ft
 from llmbook.metrics import accuracy, answer_f1, exact_match, precision_recall_f1
 from llmbook.training import Settings, fit, make_optimizers
 from llmbook.transformer import Encoder
-from recording import ROOT, origin, run_engine, write
+from recording import ROOT, earlier, origin, run_engine, write
 
 LIBRARY = {
     "replace": replace, "np": np, "torch": torch, "F": F, "corpora": corpora, "hub": hub, "tokenization": tokenization,
@@ -97,9 +96,8 @@ def main() -> None:
     begin, record = time.monotonic(), origin()
     rt = runtime.setup()
     chapter = engine(rt)
-    earlier = json.loads(PATH.read_text()) if PATH.exists() else {}
-    same = earlier.get("engine_sha256") == chapter["engine_sha256"]
-    runs, commands = (earlier["runs"], earlier["commands"]) if same else ({}, [])
+    kept = earlier(PATH, chapter["engine_sha256"])
+    runs, commands = kept.get("runs", {}), kept.get("commands", [])
     record |= {"device": str(rt), "engine_sha256": chapter["engine_sha256"]}
     record |= {"commands": sorted({*commands, record.pop("command")})}
     for kind, key, compute in tqdm(list(jobs(chapter)), desc="runs"):

@@ -10,7 +10,6 @@ that the file holds already, made by the same code, are kept: repeat the command
 
 import argparse
 import copy
-import json
 import math
 import time
 from functools import partial
@@ -28,7 +27,7 @@ from tqdm.auto import tqdm
 
 from llmbook import corpora, objectives, runtime, tokenization
 from llmbook.transformer import Stack, TransformerConfig, initialise
-from recording import ROOT, origin, run_engine, write
+from recording import ROOT, earlier, origin, run_engine, write
 
 LIBRARY = {
     "copy": copy, "math": math, "partial": partial, "np": np, "torch": torch, "nn": nn, "F": F,
@@ -56,9 +55,8 @@ def main() -> None:
     rt = runtime.setup()
     chapter = engine(rt)
     path = ROOT / "results" / "objectives.json"
-    earlier = json.loads(path.read_text()) if path.exists() else {}
-    same = earlier.get("engine_sha256") == chapter["engine_sha256"]
-    runs, commands = (earlier["runs"], earlier["commands"]) if same else ([], [])
+    kept = earlier(path, chapter["engine_sha256"])
+    runs, commands = kept.get("runs", []), kept.get("commands", [])
     done = {(run["objective"], run["rows"], run["seed"]) for run in runs}
     rows = chapter["cut_rows"](arguments.rows)
     names = arguments.objectives or ["none", *chapter["OBJECTIVES"], *chapter["VARIANTS"]]

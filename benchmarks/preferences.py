@@ -1,7 +1,7 @@
 """Chapter 15's longer runs: `results/preferences.json`.
 
 Runs the chapter's own code (the cells tagged `engine` of its manuscript), so nothing is defined twice: T5 on four tasks
-in three ways, instruction tuning with two losses, and from each tuned model a reward model, DPO, GRPO and best of n.
+in two ways, instruction tuning with two losses, and from each tuned model a reward model, DPO, GRPO and best of n.
 Runs that the file holds already, made by the same code, are kept: repeat the command until nothing is left to do. Two
 may run at a time, with other parts or seeds.
 
@@ -11,7 +11,6 @@ may run at a time, with other parts or seeds.
 
 import argparse
 import copy
-import json
 import math
 import re
 import time
@@ -26,7 +25,7 @@ from llmbook import corpora, hub, metrics, runtime, training
 from llmbook import finetuning as ft
 from llmbook.finetuning import instructions, preferences
 from llmbook.transformer import EncoderDecoder
-from recording import ROOT, origin, run_engine, write
+from recording import ROOT, earlier, origin, run_engine, write
 
 LIBRARY = {
     "copy": copy, "re": re, "Counter": Counter, "defaultdict": defaultdict, "np": np, "torch": torch, "ft": ft,
@@ -56,9 +55,8 @@ class Record:
 
     def read(self) -> tuple[list[dict[str, Any]], list[str]]:
         """Return the runs that the same code made, by this command or another, and the commands."""
-        earlier = json.loads(self.path.read_text()) if self.path.exists() else {}
-        same = earlier.get("engine_sha256") == self.sha
-        return (earlier["runs"], earlier["commands"]) if same else ([], [])
+        kept = earlier(self.path, self.sha)
+        return kept.get("runs", []), kept.get("commands", [])
 
     def has(self, **name: Any) -> bool:
         """Whether there is such a run."""
@@ -79,19 +77,13 @@ class Record:
 
 
 def text_to_text(chapter: dict[str, Any], record: Record, way: str, seed: int) -> None:
-    """Tune T5 in one of three ways and grade it."""
+    """Tune T5 in one of two ways and grade it."""
     name = {"part": "t5", "way": way, "seed": seed}
     if record.has(**name):
         return
-    start, tune, grade = time.perf_counter(), chapter["tune_t5"], chapter["grade_t5"]
-    if way == "one for each":
-        scores: dict[str, float] = {}
-        for task in chapter["TEXT_TASKS"]:
-            scores |= grade(tune(seed, tasks=(task,))[0], (task,))
-        record.add(start, **name, **scores)
-        return
-    model, losses = tune(seed, "pretrained" if way == "one for all" else way)
-    record.add(start, **name, losses=losses, **grade(model))
+    start = time.perf_counter()
+    model, losses = chapter["tune_t5"](seed, "pretrained" if way == "one for all" else way)
+    record.add(start, **name, losses=losses, **chapter["grade_t5"](model))
 
 
 def tuned(chapter: dict[str, Any], record: Record, loss_on: str, seed: int) -> nn.Module:

@@ -8,7 +8,6 @@ file holds already, made by the same code, are kept: repeat the command until no
 """
 
 import argparse
-import json
 import math
 import time
 
@@ -25,7 +24,7 @@ from llmbook import corpora, hub, runtime, tokenization, training
 from llmbook import finetuning as ft
 from llmbook.finetuning.prompting import LabelWords, Prefix, SoftPrompt
 from llmbook.transformer import Decoder, TransformerConfig
-from recording import ROOT, origin, run_engine, write
+from recording import ROOT, earlier, origin, run_engine, write
 
 LIBRARY = {
     "np": np, "torch": torch, "F": F, "nn": nn, "TfidfVectorizer": TfidfVectorizer,
@@ -65,9 +64,8 @@ def main() -> None:
     rt = runtime.setup()
     chapter = run_engine("14-prompting", LIBRARY | {"rt": rt})
     path = ROOT / "results" / "prompting.json"
-    earlier = json.loads(path.read_text()) if path.exists() else {}
-    same = earlier.get("engine_sha256") == chapter["engine_sha256"]
-    pools, runs = (earlier["pools"], earlier["runs"]) if same else ([], [])
+    kept = earlier(path, chapter["engine_sha256"])
+    pools, runs = kept.get("pools", []), kept.get("runs", [])
     done = {(run["pool"], run["seed"]) for run in pools} | {(run["method"], run["each"], run["seed"]) for run in runs}
     jobs: list[tuple] = [(pool, seed) for seed in chapter["SEEDS"] for pool in POOLS]
     jobs += [(method, each, seed) for each in EACH for seed in chapter["SEEDS"] for method in chapter["RATES"]]

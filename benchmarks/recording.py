@@ -54,6 +54,12 @@ def origin() -> dict[str, Any]:
     }
 
 
+def earlier(path: Path, engine_sha256: str) -> dict[str, Any]:
+    """Return the record that a file holds if the same version of the chapter's cells made it, else an empty one."""
+    record = json.loads(path.read_text()) if path.exists() else {}
+    return record if record.get("engine_sha256") == engine_sha256 else {}
+
+
 def replace(path: Path, content: bytes) -> None:
     """Write a file in one go: whoever opens it finds the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)

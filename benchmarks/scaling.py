@@ -10,7 +10,6 @@ already, made by the same code, are kept: repeat the command until nothing is le
 
 import argparse
 import copy
-import json
 import math
 import time
 from typing import Any
@@ -22,7 +21,7 @@ from tqdm.auto import tqdm
 
 from llmbook import corpora, runtime, tokenization, training
 from llmbook import transformer as tf
-from recording import ROOT, origin, run_engine, write
+from recording import ROOT, earlier, origin, run_engine, write
 
 LIBRARY = {
     "copy": copy, "np": np, "torch": torch, "nn": nn, "corpora": corpora, "tokenization": tokenization,
@@ -71,10 +70,8 @@ def main() -> None:
     begin, record = time.monotonic(), origin()
     chapter = engine(runtime.setup())
     path = ROOT / "results" / "scaling.json"
-    earlier = json.loads(path.read_text()) if path.exists() else {}
-    if earlier.get("engine_sha256") != chapter["engine_sha256"]:
-        earlier = {}
-    lists = {name: earlier.get(name, []) for name in ("sweep", "runs", "held_back")}
+    kept = earlier(path, chapter["engine_sha256"])
+    lists = {name: kept.get(name, []) for name in ("sweep", "runs", "held_back")}
     stream = chapter["read"](arguments.documents)
     step_tokens = chapter["BATCH"] * chapter["WINDOW"]
     largest = max(HELD_BACK[2])

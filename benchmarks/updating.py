@@ -9,7 +9,6 @@ repeat the command until nothing is left to do.
 """
 
 import argparse
-import json
 import math
 import multiprocessing
 import re
@@ -26,7 +25,7 @@ from llmbook import corpora, hub, objectives, runtime, tokenization, training
 from llmbook import finetuning as ft
 from llmbook.finetuning import augmentation, updating
 from llmbook.transformer import Encoder
-from recording import ROOT, origin, run_engine, write
+from recording import ROOT, earlier, origin, run_engine, write
 
 LIBRARY = {
     "re": re, "time": time, "partial": partial, "np": np, "torch": torch, "F": F, "Dataset": Dataset,
@@ -131,9 +130,8 @@ def main() -> None:
     begin, record = time.monotonic(), origin()
     rt = runtime.setup()
     chapter = engine(rt)
-    earlier = json.loads(PATH.read_text()) if PATH.exists() else {}
-    same = earlier.get("engine_sha256") == chapter["engine_sha256"]
-    runs, commands = (earlier["runs"], earlier["commands"]) if same else ([], [])
+    kept = earlier(PATH, chapter["engine_sha256"])
+    runs, commands = kept.get("runs", []), kept.get("commands", [])
     record |= {"device": str(rt), "data": corpora.describe(chapter["topics"])}
     record |= {"engine_sha256": chapter["engine_sha256"], "commands": [*commands, record.pop("command")]}
     if {job for job in jobs(chapter) if job[0] == "search"} <= {(run["part"], tuple(run["key"])) for run in runs}:

@@ -1,5 +1,7 @@
 """What the tests in a browser share: a server of files, a page whose every other host is blocked, axe-core."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,6 +9,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import Browser, BrowserContext, Frame, Page, Route
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,6 +29,14 @@ def serve(folder: Path) -> Iterator[str]:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
+
+
+def build_site(root: Path) -> Path:
+    """Build a copy of the book with its own tool, and return the folder of the site; a failure is its last words."""
+    result = subprocess.run([sys.executable, root / "tools" / "site.py"], capture_output=True, text=True)
+    if result.returncode:
+        pytest.fail(result.stderr, pytrace=False)
+    return Path(result.stdout.strip()).parent
 
 
 def watched_page(context: BrowserContext, *addresses: str) -> Page:

@@ -10,13 +10,12 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import nbformat
 import numpy as np
 import pytest
 import torch
-from browsing import PHONE, ROOT, SCREEN, new_context, serious_barriers, serve, watched_page
+from browsing import PHONE, ROOT, SCREEN, build_site, new_context, serious_barriers, serve, watched_page
 from playwright.sync_api import expect
 
 from llmbook import generation, hub, positions, reading, tokenization
@@ -140,10 +139,7 @@ def site(tmp_path_factory, models):
     small = explore(models["symbols"], "abcdabcda", symbols=SYMBOLS, label="A small model")
     write_notebook(root, "01-test", [small])
     write_notebook(root, "02-test", make_pictures())
-    result = subprocess.run([sys.executable, root / "tools" / "site.py"], capture_output=True, text=True)
-    if result.returncode:
-        pytest.fail(result.stderr, pytrace=False)
-    return Path(result.stdout.strip()).parent
+    return build_site(root)
 
 
 @pytest.fixture(scope="session")

@@ -5,14 +5,11 @@ The book is one of a single chapter, made here and built as the real one is.
 
 import re
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import nbformat
 import numpy as np
 import pytest
-from browsing import PHONE, ROOT, SCREEN, new_context, serious_barriers, serve, watched_page
+from browsing import PHONE, ROOT, SCREEN, build_site, new_context, serious_barriers, serve, watched_page
 from playwright.sync_api import expect
 
 from llmbook import viz
@@ -76,10 +73,7 @@ def site(tmp_path_factory):
     (root / "notebooks" / "en").mkdir(parents=True)
     chapter = notebook(shown("head"), shown("model", **SMALL), neuron_view())
     nbformat.write(chapter, root / "notebooks" / "en" / "01-test.ipynb")
-    result = subprocess.run([sys.executable, root / "tools" / "site.py"], capture_output=True, text=True)
-    if result.returncode:
-        pytest.fail(result.stderr, pytrace=False)
-    return Path(result.stdout.strip()).parent
+    return build_site(root)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,20 @@ def repository_url(root: Path = ROOT) -> str:
         return yaml.safe_load(path.read_text(encoding="utf-8"))["repository"]["url"].rstrip("/")
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
         raise Problem(f"{path} gives no `repository: url:`; add the repository's address there") from error
+
+
+def toc_files() -> Iterator[str]:
+    """Yield every file that `_toc.yml` names, in its order."""
+
+    def files(entry: Any) -> Iterator[str]:
+        if isinstance(entry, dict):
+            yield from (entry[key] for key in ("root", "file") if key in entry)
+            entry = list(entry.values())
+        if isinstance(entry, list):
+            for item in entry:
+                yield from files(item)
+
+    return files(yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8")))
 
 
 def kernel_environment() -> dict[str, str]:

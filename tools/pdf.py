@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from browser import find_browser
-from chapters import ROOT, Problem, report
+from chapters import ROOT, Problem, report, toc_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -134,16 +134,7 @@ UNFOLD = """async ([address, config]) => {
 
 def toc_pages() -> list[str]:
     """Return the built pages in the order of the table of contents."""
-
-    def files(entry: Any) -> Iterator[str]:
-        if isinstance(entry, dict):
-            yield from (entry[key] for key in ("root", "file") if key in entry)
-            entry = list(entry.values())
-        if isinstance(entry, list):
-            for item in entry:
-                yield from files(item)
-
-    return [f"{name}.html" for name in files(yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8")))]
+    return [f"{name}.html" for name in toc_files()]
 
 
 @contextmanager

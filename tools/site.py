@@ -15,13 +15,11 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import yaml
 from filelock import FileLock
 from PIL import Image
 
-from chapters import ROOT, Problem, report
+from chapters import ROOT, Problem, report, toc_files
 from vendor import copy_assets, purge_styles
 
 BUILD = ROOT / "_build"
@@ -44,19 +42,9 @@ UNUSED = (
 COMPLAINT = re.compile(r"(?:(?P<place>\S+?): )?(?:WARNING|ERROR|CRITICAL|Extension error)\S*:? ?(?P<text>.*)")
 
 
-def toc_files(entry: Any) -> Iterator[str]:
-    """Yield every file that the table of contents names."""
-    if isinstance(entry, dict):
-        yield from (entry[key] for key in ("root", "file") if key in entry)
-        entry = list(entry.values())
-    if isinstance(entry, list):
-        for item in entry:
-            yield from toc_files(item)
-
-
 def check_toc() -> None:
     """Stop with one line when a page of ``_toc.yml`` is not there."""
-    for name in toc_files(yaml.safe_load((ROOT / "_toc.yml").read_text())):
+    for name in toc_files():
         if not any((ROOT / f"{name}{suffix}").is_file() for suffix in ("", ".md", ".ipynb")):
             raise Problem(f"_toc.yml names {name}, but there is no such .md or .ipynb file: add it or remove the line")
 

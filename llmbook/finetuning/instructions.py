@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from llmbook import corpora
 from llmbook.finetuning.batches import Batch, Row, collate
@@ -320,16 +320,35 @@ def answer(
 ) -> list[str]:
     """Return the model's greedy answer to each instruction, up to the mark that ends a turn."""
     rows = [prompt_row(tokenizer, example, max_length)["input_ids"] for example in examples]
+    device = next(model.parameters()).device
+
+    def write(part: Sequence[Sequence[int]]) -> Tensor:
+        ids, mask = pad_left(part, tokenizer.pad_token_id)  # (batch, time) each
+        return greedy(model, ids.to(device), max_new_tokens, attention_mask=mask.to(device))[:, ids.shape[1] :]
+
+    return _written(model, tokenizer, rows, tokenizer.eos_token_id, batch_size, write)
+
+
+def _written(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Sequence[int]],
+    end: int,
+    batch_size: int,
+    write: Callable[[Sequence[Sequence[int]]], Tensor],
+) -> list[str]:
+    """Return what ``write`` makes of each row up to ``end``, as text; rows of like length are written together."""
     order = sorted(range(len(rows)), key=lambda number: len(rows[number]))
-    found, device, training = [""] * len(rows), next(model.parameters()).device, model.training
+    found, training = [""] * len(rows), model.training
     model.eval()
-    for start in range(0, len(order), batch_size):
-        part = order[start : start + batch_size]
-        ids, mask = pad_left([rows[number] for number in part], tokenizer.pad_token_id)  # (batch, time) each
-        out = greedy(model, ids.to(device), max_new_tokens, attention_mask=mask.to(device))
-        for number, new in zip(part, out[:, ids.shape[1] :].tolist(), strict=True):
-            found[number] = text_of(tokenizer, cut(new, tokenizer.eos_token_id))
-    model.train(training)
+    try:
+        for start in range(0, len(order), batch_size):
+            part = order[start : start + batch_size]
+            new = write([rows[number] for number in part])  # (batch, new)
+            for number, ids in zip(part, new.tolist(), strict=True):
+                found[number] = text_of(tokenizer, cut(ids, end))
+    finally:
+        model.train(training)
     return found
 
 
@@ -401,16 +420,12 @@ def text_to_text_answer(
 ) -> list[str]:
     """Return the model's greedy answer to each instruction, written as :func:`text_to_text_row` writes it."""
     rows = [text_to_text_row(tokenizer, example, max_length)["input_ids"] for example in examples]
-    order = sorted(range(len(rows)), key=lambda number: len(rows[number]))
-    found, device, training = [""] * len(rows), next(model.parameters()).device, model.training
-    (end,), pad = _ids(tokenizer, EOS), tokenizer.pad_token_id
-    model.eval()
-    for begin in range(0, len(order), batch_size):
-        part = order[begin : begin + batch_size]
-        batch = collate([{"input_ids": rows[number]} for number in part], pad).to(device)
+    device, pad = next(model.parameters()).device, tokenizer.pad_token_id
+
+    def write(part: Sequence[Sequence[int]]) -> Tensor:
+        batch = collate([{"input_ids": row} for row in part], pad).to(device)
         first = torch.full((len(part), 1), pad, device=device)  # (batch, 1)
-        out = greedy(model, first, max_new_tokens, True, batch["input_ids"], batch["attention_mask"])
-        for number, new in zip(part, out[:, 1:].tolist(), strict=True):
-            found[number] = text_of(tokenizer, cut(new, end))
-    model.train(training)
-    return found
+        return greedy(model, first, max_new_tokens, True, batch["input_ids"], batch["attention_mask"])[:, 1:]
+
+    (end,) = _ids(tokenizer, EOS)
+    return _written(model, tokenizer, rows, end, batch_size, write)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmbook.finetuning.batches import Batch
+from llmbook.finetuning.heads import pool
 from llmbook.finetuning.instructions import cut, pad_left, states, text_of
 from llmbook.generation import filter_logits
 from llmbook.objectives import IGNORE
@@ -80,8 +81,7 @@ class RewardModel(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Return a reward for each text ``(batch, time)``, padded on the right: ``(batch,)``."""
         hidden = self.backbone.encode(input_ids, attention_mask).last_hidden_state  # (batch, time, d_model)
-        last = attention_mask.sum(1) - 1  # (batch,)
-        read = hidden[torch.arange(len(hidden), device=hidden.device), last]  # (batch, d_model)
+        read = pool(hidden, attention_mask, "last")  # (batch, d_model)
         return self.head(read)[:, 0].float()  # (batch,)
 
 

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from llmbook.finetuning.batches import collate
 from llmbook.objectives import IGNORE
 from llmbook.transformer import Decoder, Encoder, StackOutput
 
@@ -34,8 +35,8 @@ def _padded(rows: Sequence[Ids], name: str) -> tuple[Tensor, Tensor]:
     lengths = torch.tensor([len(ids) for ids in rows])  # (rows,)
     if not lengths.all():
         raise ValueError(f"number {int(lengths.argmin())} of the {name} has no token: each needs at least one")
-    ids = nn.utils.rnn.pad_sequence([torch.as_tensor(row) for row in rows], batch_first=True)  # (rows, time)
-    return ids, (torch.arange(ids.shape[1])[None] < lengths[:, None]).long()
+    batch = collate([{"input_ids": row} for row in rows], pad=0)
+    return batch["input_ids"], batch["attention_mask"]
 
 
 @torch.no_grad()
@@ -145,6 +146,12 @@ class _Prompted(nn.Module):
             raise ValueError(f"a prompt of {self.length} tokens: it takes 1 to {limit - 1}, the model reads {limit}")
         self.model, self.config = model.requires_grad_(False), model.config
 
+    def _first_ids(self, init: Ids | None, seed: int) -> Tensor:
+        """Return the tokens that the prompt begins as, ``(length,)``: those of ``init``, or random ones."""
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.randint(self.config.vocab_size, (self.length,), generator=generator)  # (length,)
+        return (drawn if init is None else torch.as_tensor(init)).to(self.model.embeddings.weight.device)
+
     def _widened(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask  # (batch, time)
         return torch.cat([mask.new_ones(len(mask), self.length), mask], dim=1)  # (batch, length + time)
@@ -168,10 +175,7 @@ class SoftPrompt(_Prompted):
     ) -> None:
         """Begin as the embeddings of the tokens ``init``, or as ``length`` random ones of the vocabulary."""
         super().__init__(model, length, init)
-        generator = torch.Generator().manual_seed(seed)
-        drawn = torch.randint(model.config.vocab_size, (self.length,), generator=generator)  # (length,)
-        ids = drawn if init is None else torch.as_tensor(init)
-        self.prompt = nn.Parameter(model.embeddings.weight[ids.to(model.embeddings.weight.device)].detach().clone())
+        self.prompt = nn.Parameter(model.embeddings.weight[self._first_ids(init, seed)].detach().clone())
 
     def encode(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> StackOutput:
         """Run the model on prompt and tokens; the states are those of the tokens, ``(batch, time, d_model)``.
@@ -199,11 +203,8 @@ class Prefix(_Prompted):
     ) -> None:
         """Begin as what the model computes for the tokens ``init``, or for ``length`` random ones."""
         super().__init__(model, length, init)
-        generator = torch.Generator().manual_seed(seed)
-        drawn = torch.randint(model.config.vocab_size, (self.length,), generator=generator)  # (length,)
-        ids = drawn if init is None else torch.as_tensor(init)
         with torch.no_grad():
-            cache = model.encode(ids[None].to(model.embeddings.weight.device)).past_key_values
+            cache = model.encode(self._first_ids(init, seed)[None]).past_key_values
         self.prefix = nn.Parameter(torch.stack([torch.stack([keys[0], values[0]]) for keys, values in cache]))
 
     def encode(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> StackOutput:

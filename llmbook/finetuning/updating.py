@@ -74,7 +74,7 @@ def depth(name: str, num_layers: int) -> int:
         name: as in ``model.named_parameters()``.
         num_layers: blocks of the backbone.
     """
-    if re.match(r"heads?\.", name):
+    if re.match(_HEAD, name):
         return num_layers + 1
     if found := re.search(r"\bblocks\.(\d+)\.", name):
         return int(found[1]) + 1
@@ -381,7 +381,7 @@ def task_losses(model: nn.Module, batch: Any) -> list[Tensor]:
 
 def shared_parameters(model: nn.Module) -> list[nn.Parameter]:
     """Return the backbone's parameters that train: what the tasks share."""
-    return [p for name, p in model.named_parameters() if p.requires_grad and not re.match(r"heads?\.", name)]
+    return [p for name, p in model.named_parameters() if p.requires_grad and not re.match(_HEAD, name)]
 
 
 def gradients(loss: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
@@ -421,7 +421,7 @@ def surgery_loss(model: nn.Module, batch: Any) -> Tensor:
     function of the parameters that has it.
     """
     shared = shared_parameters(model)
-    heads = [p for name, p in model.named_parameters() if p.requires_grad and re.match(r"heads?\.", name)]
+    heads = [p for name, p in model.named_parameters() if p.requires_grad and re.match(_HEAD, name)]
     number = sum(p.numel() for p in shared)
     losses = task_losses(model, batch)
     raw = [gradients(loss, [*shared, *heads]) for loss in losses]
