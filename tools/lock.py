@@ -1,4 +1,8 @@
-"""Write requirements.txt anew: the newest versions that pip finds for the ranges in pyproject.toml (`make lock`)."""
+"""Write the locks anew: the newest versions that pip finds for the ranges in pyproject.toml (`make lock`).
+
+requirements.txt is the environment of readers and tests; requirements-classroom.txt is what the graders of the extra
+`classroom` need besides.
+"""
 
 import json
 import re
@@ -11,12 +15,14 @@ from pathlib import Path
 from chapters import ROOT, Problem, report, write_atomically
 
 LOCK = ROOT / "requirements.txt"
+CLASSROOM = ROOT / "requirements-classroom.txt"
+REPORT = "report.json"
 # Debian 12's: some packages leave out the first patch releases of a Python.
 OLDEST_PYTHON = "3.11.2"
 # Move by hand only: a new torch changes numbers in every chapter, and asks for one version of triton.
 HELD = ("torch==", "triton==")
-# No wheel on PyPI: pip resolves for another Python from wheels only. What it needs itself others bring along.
-SOURCE_ONLY = ("rouge-score==", "seqeval==")
+# No wheel on PyPI: pip resolves for another Python from wheels only, so theirs are built here first.
+SOURCE_ONLY = ("rouge-score", "seqeval", "sqlitedict", "word2number")
 # Libraries that a build of torch for one accelerator brings along; torch itself says which version.
 OF_ONE_ACCELERATOR = re.compile(r"nvidia-|cuda-")
 
@@ -24,53 +30,66 @@ OF_ONE_ACCELERATOR = re.compile(r"nvidia-|cuda-")
 def held() -> dict[str, str]:
     """Return the lines of the lock that stay as they are (pin and platform), by package."""
     lines = LOCK.read_text(encoding="utf-8").splitlines()
-    return {line.partition("==")[0]: line for line in lines if line.startswith((*HELD, *SOURCE_ONLY))}
+    return {line.partition("==")[0]: line for line in lines if line.startswith(HELD)}
 
 
-def requirements() -> list[str]:
-    """Return all ranges of pyproject.toml (the package's, its extras' and its build's) and the pins that are held."""
+def ranges() -> tuple[list[str], list[str]]:
+    """Return the ranges of pyproject.toml: the project's, its build's and its extras' for readers, and the graders'."""
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    extras = pyproject["project"]["optional-dependencies"].values()
-    ranges = sum(extras, [*pyproject["build-system"]["requires"], *pyproject["project"]["dependencies"]])
-    wanted = [*ranges, *held().values()]
-    return [line for line in wanted if not line.startswith(tuple(name.rstrip("=") for name in SOURCE_ONLY))]
+    extras = dict(pyproject["project"]["optional-dependencies"])
+    graders = extras.pop("classroom")
+    own = [*pyproject["build-system"]["requires"], *pyproject["project"]["dependencies"]]
+    return sum(extras.values(), own), graders
 
 
-def resolve() -> list[str]:
-    """Return a pin for each package that the project with all its extras needs."""
-    with tempfile.TemporaryDirectory() as folder:
-        result = Path(folder) / "report.json"
-        command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet"]
-        # pip lets another Python than its own be named only with a target folder and without building anything
-        command += ["--python-version", OLDEST_PYTHON, "--only-binary=:all:", "--target", folder]
-        command += ["--report", str(result), *requirements()]
-        pip = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-        if pip.returncode != 0:
-            errors = [line for line in pip.stderr.splitlines() if line.startswith("ERROR:")] or ["no message"]
-            raise Problem(f"pip cannot resolve pyproject.toml: {errors[-1]} (requirements.txt is as it was)")
-        packages = [item["metadata"] for item in json.loads(result.read_text(encoding="utf-8"))["install"]]
+def pip(*arguments: str) -> None:
+    """Run pip, or raise its last error."""
+    run = subprocess.run([sys.executable, "-m", "pip", *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    if run.returncode != 0:
+        errors = [line for line in run.stderr.splitlines() if line.startswith("ERROR:")] or ["no message"]
+        raise Problem(f"pip cannot resolve pyproject.toml: {errors[-1]} (the locks are as they were)")
+
+
+def resolve(wanted: list[str], folder: Path) -> dict[str, str]:
+    """Return the version of each package that is needed, by name; wheels for source-only ones lie in the folder."""
+    # pip lets another Python than its own be named only with a target folder and without building anything
+    other = ["--python-version", OLDEST_PYTHON, "--only-binary=:all:", "--target", str(folder)]
+    pip("install", "--dry-run", "--ignore-installed", "--quiet", *other, "--find-links", str(folder),
+        "--report", str(folder / REPORT), *wanted)  # fmt: skip
+    packages = json.loads((folder / REPORT).read_text(encoding="utf-8"))["install"]
+    # a local label names the build (+cpu, +cu130), and the lock is for all builds
+    versions = {one["metadata"]["name"]: one["metadata"]["version"].partition("+")[0] for one in packages}
+    return {name: version for name, version in versions.items() if not OF_ONE_ACCELERATOR.match(name)}
+
+
+def lock(folder: Path) -> dict[Path, list[str]]:
+    """Return the lines of both locks."""
+    pip("wheel", "--quiet", "--no-deps", "--use-pep517", "--wheel-dir", str(folder), *SOURCE_ONLY)
+    readers, graders = ranges()
     kept = held()
-    pins = [
-        # a local label names the build (+cpu, +cu130), and the lock is for all builds
-        kept.get(package["name"], f"{package['name']}=={package['version'].partition('+')[0]}")
-        for package in packages
-        if not OF_ONE_ACCELERATOR.match(package["name"])
-    ]
-    pins += [line for line in kept.values() if line.startswith(SOURCE_ONLY)]
-    return sorted(pins, key=str.upper)
+    versions = resolve([*readers, *kept.values()], folder)
+    pins = [kept.get(name, f"{name}=={version}") for name, version in versions.items()]
+    (folder / "constraints.txt").write_text("\n".join(pins), encoding="utf-8")
+    more = resolve([*graders, "--constraint", str(folder / "constraints.txt")], folder)
+    return {
+        LOCK: sorted(pins, key=str.upper),
+        CLASSROOM: sorted((f"{name}=={more[name]}" for name in set(more) - set(versions)), key=str.upper),
+    }
 
 
 def main() -> int:
-    """Resolve and write; the comment at the top of the file stays."""
-    try:
-        pins = resolve()
-    except Problem as problem:
-        return report([str(problem)])
-    old = LOCK.read_text(encoding="utf-8").splitlines()
-    comment = [line for line in old if line.startswith("#")]
-    write_atomically(LOCK, "\n".join([*comment, *pins]) + "\n")
-    changed = sorted(set(pins) ^ {line for line in old if "==" in line}, key=str.upper)
-    print("\n".join(changed) if changed else "no change")
+    """Resolve and write; the comment at the top of each file stays."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            locks = lock(Path(folder))
+        except Problem as problem:
+            return report([str(problem)])
+    for path, pins in locks.items():
+        old = path.read_text(encoding="utf-8").splitlines()
+        comment = [line for line in old if line.startswith("#")]
+        write_atomically(path, "\n".join([*comment, *pins]) + "\n")
+        changed = sorted(set(pins) ^ {line for line in old if "==" in line}, key=str.upper)
+        print(f"{path.name}:", ", ".join(changed) if changed else "no change")
     return 0
 
 
