@@ -78,8 +78,9 @@ def jobs(chapter: dict[str, Any]) -> Iterator[tuple[str, Run, Callable[[], Run]]
     yield from (("sweep", key, sweep) for key in swept)
     yield from (("fits", {"name": name, "seed": seed}, fits) for seed in seeds for name in chapter["FITS"])
     yield from (("rare", {"weighted": weighted, "seed": seed}, rare) for seed in seeds for weighted in (False, True))
-    yield from (("tags", {"count": 160} | one, tags) for one in begun)
-    yield from (("spans", {"count": 240} | one, spans) for one in begun)
+    for scale in (1, 1 / 4, 4):
+        yield from (("tags", {"count": round(160 * scale)} | one, tags) for one in begun)
+        yield from (("spans", {"count": round(240 * scale)} | one, spans) for one in begun)
     for task in chapter["TASKS"]:
         yield from (("curve", {"task": task, "count": 512} | one, curve) for one in begun)
         longer = {"task": task, "count": 128, "start": "from scratch, longer"}
