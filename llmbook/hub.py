@@ -107,7 +107,7 @@ def _t5_feed_forward(gated: bool) -> dict[str, str]:
     }
 
 
-def _names(config: TransformerConfig, kind: type[nn.Module]) -> dict[str, str]:
+def module_names(config: TransformerConfig, kind: type[nn.Module]) -> dict[str, str]:
     """Return Hugging Face's name for each module of our model, layers numbered."""
     if kind is EncoderDecoder:
         names = _T5 | _t5_feed_forward(config.activation == "geglu")
@@ -121,7 +121,7 @@ def _names(config: TransformerConfig, kind: type[nn.Module]) -> dict[str, str]:
 
 
 #: Hugging Face's second names of one tensor.
-_ALIASES = {
+ALIASES = {
     "cls.predictions.bias": "cls.predictions.decoder.bias",
     "encoder.embed_tokens.weight": "shared.weight",
     "decoder.embed_tokens.weight": "shared.weight",
@@ -211,9 +211,9 @@ def to_hf(model: Model) -> PreTrainedModel:
     kinds = {Decoder: LlamaForCausalLM, Encoder: BertForMaskedLM, EncoderDecoder: T5ForConditionalGeneration}
     with torch.random.fork_rng(devices=[]):  # its own initial weights, overwritten below, cost no random numbers
         theirs = kinds[type(model)](config)
-    state = _translate(model.state_dict(), _names(model.config, type(model)))
+    state = _translate(model.state_dict(), module_names(model.config, type(model)))
     expected = theirs.state_dict()
-    state |= {name: state[alias] for name, alias in _ALIASES.items() if name in expected}
+    state |= {name: state[alias] for name, alias in ALIASES.items() if name in expected}
     weight = model.embeddings.weight
     theirs = theirs.to(weight.device, weight.dtype)
     theirs.load_state_dict(state)
@@ -270,8 +270,8 @@ def from_hf(hf_model: PreTrainedModel) -> Model:
             f"{type(hf_model).__name__} is none of the classes that the book's blocks compute: "
             "LlamaForCausalLM, BertForMaskedLM, T5ForConditionalGeneration"
         )
-    names = {theirs: ours for ours, theirs in _names(model.config, type(model)).items()}
-    state = {name: tensor for name, tensor in hf_model.state_dict().items() if name not in _ALIASES}
+    names = {theirs: ours for ours, theirs in module_names(model.config, type(model)).items()}
+    state = {name: tensor for name, tensor in hf_model.state_dict().items() if name not in ALIASES}
     model = model.to(hf_model.device, hf_model.dtype)
     model.load_state_dict(_translate(state, names))
     return model.train(hf_model.training)

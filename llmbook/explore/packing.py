@@ -76,8 +76,8 @@ def pack_folder(folder: str | Path, tokenizer: Any = None) -> Packed:
     weights = (folder / "model.safetensors").read_bytes()
     stored = set(load(weights))
     names = {}
-    theirs_of = hub._names(model.config, type(model))
-    aliases = {alias: name for name, alias in hub._ALIASES.items()}
+    theirs_of = hub.module_names(model.config, type(model))
+    aliases = {alias: name for name, alias in hub.ALIASES.items()}
     for ours in model.state_dict():
         module, _, leaf = ours.rpartition(".")
         theirs = f"{theirs_of[module]}.{leaf}"
