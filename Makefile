@@ -1,6 +1,6 @@
 # Everything starts here; `make help` lists what there is. Each target brings .venv in line with requirements.txt first.
 .DEFAULT_GOAL := help
-.PHONY: address book clean help lab lock notebooks pdf picture serve test venv
+.PHONY: address assignments book clean help lab lock notebooks pdf picture serve test venv
 PORT ?= 8000
 RUN := .venv/bin/python
 
@@ -31,6 +31,9 @@ lab: venv ## open JupyterLab on the notebooks
 
 serve: venv ## serve the built site on this machine: PORT=8000
 	@$(RUN) tools/serve.py '$(PORT)'
+
+assignments: venv ## write student notebooks, nbgrader's course folder and Gradescope's zips
+	@$(RUN) tools/assignments.py
 
 picture: book ## take the README's picture of the built site anew
 	@$(RUN) tools/picture.py

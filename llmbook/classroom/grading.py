@@ -1,0 +1,343 @@
+"""Grades a class: each notebook in its own sandbox, judged outside, every submission with a mark or with a reason.
+
+The instructor's solution runs first, in the same sandbox, and gives the expected values; they never enter a student's.
+What a run has finished is kept, one record for each student, so that a run can be interrupted and repeated.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llmbook.classroom import comparison, runner, sandbox
+from llmbook.classroom.source import Assignment, Question, variant
+from llmbook.classroom.submissions import Submission, SubmissionError, one_line
+from llmbook.classroom.submissions import answers as read_answers
+
+BATCH = 10  # variants of the reference solution that one process works out
+KEPT_OUTPUT = 2000
+
+
+@dataclass(frozen=True)
+class Mark:
+    """The outcome of one question: why points are missing, and what the student's cell printed."""
+
+    id: str
+    title: str
+    points: int
+    earned: int
+    reason: str = ""
+    output: str = ""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of a submission: ``graded`` with marks, ``failed`` with the reason, or still ``pending``."""
+
+    student: str
+    name: str
+    label: str
+    status: str
+    reason: str = ""
+    marks: tuple[Mark, ...] = ()
+    key: str = ""
+    seconds: float = 0.0
+    peak: int = 0
+
+    @property
+    def earned(self) -> int | None:
+        """The points, or None where there is no mark."""
+        return sum(mark.earned for mark in self.marks) if self.status == "graded" else None
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The hidden cases of one variant: the arguments, and what the reference solution makes of them."""
+
+    arguments: dict[str, list[tuple[Any, ...]]] = field(default_factory=dict)
+    values: dict[str, list[Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a class is graded. ``seed`` draws the hidden cases; keep it to yourself."""
+
+    seed: int
+    limits: sandbox.Limits = field(default_factory=sandbox.Limits)
+    unsafe: bool = False
+    any_version: bool = False
+
+
+def _plan(notebooks: list[dict[str, Any]], settings: Settings, blob: bytes | bytearray = b"", scale: int = 1) -> bytes:
+    limits = dataclasses.replace(settings.limits, seconds=settings.limits.seconds * scale)
+    head = {
+        "notebooks": notebooks,
+        "rlimits": sandbox.rlimits(limits),
+        "path": sandbox.extra_path(),
+        "question_seconds": limits.question_seconds,
+        "seed": 0,
+        "case_seed": settings.seed,
+    }
+    return runner.frame(head, blob)
+
+
+def _question(question: Question, code: str) -> dict[str, Any]:
+    return {"id": question.id, "name": question.name, "kind": question.kind, "code": code}
+
+
+def number(assignment: Assignment, student: str) -> int:
+    """Return the variant that a student works on; 0 in an assignment that has none."""
+    return variant(student) if assignment.has_variants else 0
+
+
+def expect(assignment: Assignment, students: Sequence[str], settings: Settings) -> dict[int, Expected]:
+    """Return, for each variant that these students have, the hidden arguments and the reference solution's values.
+
+    Raises ``ValueError`` if the reference solution does not run; no student's notebook is touched then.
+    """
+    names = {number(assignment, student): student for student in students}
+    expected: dict[int, Expected] = {}
+    for start in range(0, len(names), BATCH):
+        numbers = list(names)[start : start + BATCH]
+        expected |= zip(numbers, _references(assignment, [names[n] for n in numbers], settings), strict=True)
+    return expected
+
+
+def _references(assignment: Assignment, students: list[str], settings: Settings) -> list[Expected]:
+    questions = [_question(q, q.solution) | {"cases_code": q.cases} for q in assignment.questions]
+    notebooks = [{"setup": assignment.preamble_for(student), "questions": questions} for student in students]
+    limits = dataclasses.replace(settings.limits, seconds=settings.limits.seconds * len(students))
+    outcome = sandbox.run(_plan(notebooks, settings, scale=len(students)), limits, unsafe=settings.unsafe)
+    found = [Expected() for _ in students]
+    ended = False
+    for head, blob in runner.frames(outcome.data):
+        if (error := head.get("error") or head.get("setup", {}).get("error")) is not None:
+            where = head.get("question", "the set-up cell")
+            raise ValueError(f"{assignment.name}: the reference solution failed in {where}: {_said(error)}")
+        if "question" in head:
+            one = found[head["notebook"]]
+            one.arguments[head["question"]] = [runner.unpack(tree, blob) for tree in head["cases"]]
+            for tree, error in head["results"]:
+                if error is not None:
+                    where = head["question"]
+                    raise ValueError(f"{assignment.name}: the reference solution failed in {where}: {_said(error)}")
+                one.values.setdefault(head["question"], []).append(runner.unpack(tree, blob))
+        ended = ended or "end" in head
+    if not ended:
+        last = outcome.output.strip().splitlines()[-1:] or ["no message"]
+        raise ValueError(f"{assignment.name}: the reference solution ended early ({outcome.stopped or last[0]})")
+    return found
+
+
+def grade(
+    submission: Submission,
+    assignment: Assignment,
+    expected: dict[int, Expected],
+    settings: Settings,
+    cancel: threading.Event | None = None,
+) -> Record:
+    """Grade one submission; the record is ``failed`` with the reason wherever there can be no mark."""
+    record = functools.partial(Record, submission.student, submission.name, submission.label)
+    key = ""
+    try:
+        content = submission.content()
+        key = record_key(content, submission, assignment, settings)
+        codes = read_answers(content, assignment, submission.name, any_version=settings.any_version)
+        mine = expected[number(assignment, submission.name)]
+        blob = bytearray()
+        questions = []
+        for question in assignment.questions:
+            cases = [runner.pack(arguments, blob) for arguments in mine.arguments[question.id]]
+            questions.append(_question(question, codes[question.id]) | {"cases": cases})
+        notebook = {"setup": assignment.preamble_for(submission.name), "questions": questions}
+        plan = _plan([notebook], settings, blob)
+        outcome = sandbox.run(plan, settings.limits, unsafe=settings.unsafe, cancel=cancel)
+        if outcome.stopped == "cancelled":
+            return record("pending", "interrupted")
+        measured: dict[str, Any] = {"key": key, "seconds": round(outcome.seconds, 2), "peak": outcome.peak}
+        try:
+            return record("graded", marks=_judge(outcome, assignment, codes, mine, settings.limits), **measured)
+        except SubmissionError as error:
+            return record("failed", str(error), **measured)
+    except SubmissionError as error:
+        return record("failed", str(error), key=key)
+    except Exception as error:  # one submission never ends the run of a class, nor is it a zero
+        return record("failed", f"the grader itself failed: {type(error).__name__}: {error}", key=key)
+
+
+def _judge(
+    outcome: sandbox.Outcome, assignment: Assignment, codes: dict[str, str], expected: Expected, limits: sandbox.Limits
+) -> tuple[Mark, ...]:
+    """Return the marks, from frames that the student's code may have forged."""
+    heads: dict[str, tuple[dict[str, Any], bytes]] = {}
+    running, ended, forged = "", False, False
+    try:
+        for head, blob in runner.frames(outcome.data):
+            forged = forged or ended
+            if "begins" in head:
+                running = str(head["begins"])[:20]
+            elif "setup" in head:
+                raise SubmissionError(f"the set-up cell failed: {_said(head['setup'].get('error'))}")
+            elif "end" in head:
+                ended = True
+            else:
+                identity = head["question"]
+                if identity in heads or identity not in codes:
+                    raise ValueError("an answer too many")
+                heads[identity] = head, blob
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, SubmissionError):
+            raise
+        forged = True
+    # answers out of order are the better reason than an early end
+    _check_end(outcome, ended or forged, running if running in codes else "", limits)
+    if forged or set(heads) != set(codes):
+        raise SubmissionError("the answers did not arrive in order: the notebook interfered with its grading")
+    return tuple(_mark(q, codes[q.id], *heads[q.id], expected.values[q.id]) for q in assignment.questions)
+
+
+def _check_end(outcome: sandbox.Outcome, ended: bool, running: str, limits: sandbox.Limits) -> None:
+    """Say why a run did not come to its end."""
+    where = f" (in question {running})" if running else ""
+    reasons = {
+        "time": f"time-out: not finished after {limits.seconds:g} s",
+        "memory": f"memory: more than {limits.memory} MiB",
+        "processes": f"processes: more than {limits.processes} at once",
+        "output": f"output: more than {limits.output} MiB printed",
+        "results": f"output: more than {limits.results} MiB of answers",
+    }
+    if outcome.stopped:
+        raise SubmissionError(reasons[outcome.stopped] + where)
+    if ended and outcome.status == 0:
+        return
+    status = outcome.status - 128 if outcome.status > 128 else -outcome.status
+    try:
+        how = f"signal {status}, {signal.Signals(status).name}" if status > 0 else f"exit status {outcome.status}"
+    except ValueError:
+        how = f"exit status {outcome.status}"
+    raise SubmissionError(f"dead kernel: the program ended early{where}, {how}")
+
+
+def _said(error: Any) -> str:
+    """Return an error in one line."""
+    if not isinstance(error, dict):
+        return "an error"
+    line = error.get("line")
+    where = f" in line {line} of the cell" if isinstance(line, int) and 0 < line < 100_000 else ""
+    kind, message = one_line(str(error.get("type")))[:80], str(error.get("message"))[: runner.MESSAGE]
+    message = one_line(message) if message.strip() else ""
+    if kind == "TooLong":
+        return message
+    hint = "; only answer cells are graded, and what they need must stand in one" if kind == "NameError" else ""
+    return f"{kind}{where}: {message}{hint}" if message else f"{kind}{where}"
+
+
+def _mark(question: Question, code: str, head: dict[str, Any], blob: bytes, expected: list[Any]) -> Mark:
+    """Compare the answers to one question with the reference's: all points for all cases right, else none."""
+    output = head.get("output")
+    mark = functools.partial(Mark, question.id, question.title, question.points)
+    output = output[:KEPT_OUTPUT] if isinstance(output, str) else ""
+    if (error := head.get("error")) is not None:
+        return mark(0, _said(error), output)
+    results = head.get("results")
+    if not isinstance(results, list) or len(results) != len(expected):
+        return mark(0, "no answers arrived", output)
+    wrong = []
+    for result, value in zip(results, expected, strict=True):
+        if not isinstance(result, list) or len(result) != 2:
+            wrong.append("no answer arrived")
+        elif result[1] is not None:
+            wrong.append(_said(result[1]))
+        else:
+            try:
+                given = runner.unpack(result[0], blob)
+            except (ValueError, TypeError, RecursionError, MemoryError):
+                wrong.append("the answer is no plain value")
+                continue
+            if why := _difference(given, value, question.tolerance):
+                wrong.append(why)
+    if not wrong:
+        return mark(question.points, "", output)
+    count = len(expected)
+    right = f"{count - len(wrong)} of {count} hidden cases right; " if question.kind == "function" else ""
+    begun = "not answered: the cell is as it was given out; " if _same(code, question) else ""
+    return mark(0, f"{begun}{right}{wrong[0]}", output)
+
+
+def _difference(given: Any, expected: Any, tolerance: float) -> str | None:
+    """Say how an answer differs from the reference's without giving that away; None if it does not."""
+    with np.errstate(all="ignore"):
+        if comparison.same(given, expected, tolerance):
+            return None
+    if type(given) is not type(expected) and _kind(given) != _kind(expected):
+        return f"it gave {_kind(given)}, where the reference gives {_kind(expected)}"
+    if isinstance(expected, np.ndarray) and np.shape(given) != expected.shape:
+        return "an array of another shape than the reference's"
+    return "not the reference's values" if _kind(expected) != "a text" else "not the reference's text"
+
+
+def _kind(value: Any) -> str:
+    """Name what a value is."""
+    if isinstance(value, np.ndarray):
+        return "an array" if value.ndim else "a number"
+    names = {"bool": "a truth value", "int": "a number", "float": "a number", "str": "a text", "tuple": "a list"}
+    return names.get(type(value).__name__, "nothing (None)" if value is None else f"a {type(value).__name__}")
+
+
+def _same(code: str, question: Question) -> bool:
+    return code.replace(question.marker, "").split() == question.starter.replace(question.marker, "").split()
+
+
+@functools.cache
+def engine() -> str:
+    """Return the version of what decides a mark: when it changes, notebooks are graded again."""
+    sources = (Path(module.__file__).read_bytes() for module in (runner, comparison) if module.__file__)
+    return hashlib.sha256(b"".join(sources)).hexdigest()[:12]
+
+
+def record_key(content: bytes, submission: Submission, assignment: Assignment, settings: Settings) -> str:
+    """Return what a mark depends on; the same key is not graded twice."""
+    parts = [submission.name, assignment.version, str(settings.seed), engine(), str(settings.any_version)]
+    return hashlib.sha256("\0".join(parts).encode() + b"\0" + content).hexdigest()
+
+
+def grade_all(
+    submissions: Sequence[Submission],
+    assignment: Assignment,
+    settings: Settings,
+    workers: int,
+    done: Callable[[Record], None],
+) -> None:
+    """Grade submissions, ``workers`` at a time; ``done`` gets each record as it is ready, in this thread.
+
+    An interruption (Ctrl-C) ends the sandboxes that are at work; their submissions have no record then.
+    """
+    if not submissions:
+        return
+    expected = expect(assignment, [submission.name for submission in submissions], settings)
+    cancel = threading.Event()
+    waiting: Iterator[Submission] = iter(submissions)
+    running: set[Future[Record]] = set()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            while True:
+                while len(running) < workers and (submission := next(waiting, None)) is not None:
+                    running.add(pool.submit(grade, submission, assignment, expected, settings, cancel))
+                if not running:
+                    return
+                finished, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    done(future.result())
+        except BaseException:
+            cancel.set()
+            raise

@@ -1,0 +1,243 @@
+"""Marks and reasons, what a repeated run keeps, and the pages and tables that come of it.
+
+Most run without a sandbox, which changes nothing in what is tested here; the sandbox has its own tests.
+"""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import submitting
+from submitting import ANSWERS, SECRET, STARTERS, notebook
+
+from llmbook.classroom import build, feedback, grading, sandbox, source, submissions
+from llmbook.classroom.desk import Desk, file_name, standing
+
+LIMITS = sandbox.Limits(seconds=60, question_seconds=30)
+SETTINGS = grading.Settings(seed=3, limits=LIMITS, unsafe=True)
+
+
+@pytest.fixture(scope="module")
+def assignment(tmp_path_factory):
+    return source.read(submitting.write_source(tmp_path_factory.mktemp("source")))
+
+
+@pytest.fixture(scope="module")
+def expected(assignment):
+    return grading.expect(assignment, ["Ann"], SETTINGS)
+
+
+def graded(folder, assignment, expected, content):
+    path = folder / "Ann.ipynb"
+    path.write_text(content)
+    (submission,) = submissions.find(folder)
+    return grading.grade(submission, assignment, expected, SETTINGS)
+
+
+def test_a_solved_notebook_has_all_points_and_an_untouched_one_none(tmp_path, assignment, expected):
+    record = graded(tmp_path, assignment, expected, notebook())
+    assert (record.status, record.earned) == ("graded", assignment.points)
+    record = graded(tmp_path, assignment, expected, notebook(STARTERS))
+    assert (record.status, record.earned) == ("graded", 0)
+    assert all("not answered" in mark.reason for mark in record.marks)
+
+
+@pytest.mark.parametrize(
+    "answers, reason",
+    [
+        ({"q1": "def double(x):\n    return x + x[0]"}, "not the reference's values"),
+        ({"q1": "def double(x):\n    return [1, 2"}, "SyntaxError in line 3"),
+        ({"q1": "double = 5"}, "'double' is no function"),
+        ({"q1": "def twice(x):\n    return 2 * x"}, "defines no 'double'"),
+        ({"q1": "def double(x):\n    return helper(x)"}, "only answer cells are graded"),
+        ({"q1": "def double(x):\n    return (2 * x)[None]"}, "another shape"),
+        ({"q1": "def double(x):\n    pass"}, "it gave nothing (None), where the reference gives an array"),
+        ({"q1": "def double(x):\n    return 'two'"}, "it gave a text, where the reference gives an array"),
+        ({"q1": "def double(x):\n    x *= 2\n    raise KeyError(3)"}, "KeyError in line 4"),
+    ],
+)
+def test_a_wrong_answer_costs_its_points_and_says_why(tmp_path, assignment, expected, answers, reason):
+    record = graded(tmp_path, assignment, expected, notebook(answers))
+    assert record.status == "graded" and record.earned == 4, record
+    assert reason in record.marks[0].reason
+
+
+def test_answers_that_change_their_input_do_not_change_the_next_case(tmp_path, assignment, expected):
+    record = graded(tmp_path, assignment, expected, notebook({"q1": "def double(x):\n    x *= 2\n    return x"}))
+    assert record.earned == 6
+
+
+def test_a_question_may_use_the_answers_before_it(tmp_path, assignment, expected):
+    content = notebook({"q2": "def total(x):\n    return float(double(x).sum() / 2)"})
+    record = graded(tmp_path, assignment, expected, content)
+    assert record.earned == 6
+
+
+def test_a_dead_kernel_is_a_failure_and_no_zero(tmp_path, assignment, expected):
+    record = graded(tmp_path, assignment, expected, notebook({"q2": "import os\nos._exit(1)"}))
+    assert (record.status, record.earned, record.marks) == ("failed", None, ())
+    assert "dead kernel" in record.reason and "q2" in record.reason
+
+
+def test_a_fault_of_the_grader_fails_one_submission_only(tmp_path, assignment, monkeypatch):
+    record = graded(tmp_path, assignment, {}, notebook())
+    assert record.status == "failed" and "the grader itself failed" in record.reason
+
+
+def test_a_reference_that_fails_ends_the_run_before_any_student(assignment):
+    broken = dataclasses.replace(assignment.questions[0], solution="def double(x):\n    return y")
+    with pytest.raises(ValueError, match="reference solution failed in q1: NameError"):
+        grading.expect(dataclasses.replace(assignment, questions=(broken,)), ["Ann"], SETTINGS)
+
+
+def test_the_seed_draws_the_cases(assignment, expected):
+    again = grading.expect(assignment, ["Ann"], SETTINGS)[0].arguments["q1"][0][0]
+    other = grading.expect(assignment, ["Ann"], dataclasses.replace(SETTINGS, seed=4))[0].arguments["q1"][0][0]
+    np.testing.assert_array_equal(expected[0].arguments["q1"][0][0], again)
+    assert not np.array_equal(again, other)
+
+
+def test_students_with_their_own_data_have_their_own_values():
+    question = source.Question("q1", "t", "use", "", 1, "a", "value", "", "a = 0", "a = size", "", "", 0.0, ())
+    setup = 'STUDENT = ""\nsize = len(STUDENT)'
+    varied = source.Assignment("98", "98-own", "T", 5, "v", setup, (question,), (question,))
+    names = ["Ann", "Roberta", *(f"S{'x' * n}" for n in range(grading.BATCH))]
+    expected = grading.expect(varied, names, SETTINGS)
+    assert [expected[source.variant(name)].values["q1"] for name in names] == [[len(name)] for name in names]
+
+
+def class_of(folder, **contents):
+    folder.mkdir(exist_ok=True)
+    for name, content in contents.items():
+        (folder / f"{name}.ipynb").write_text(content)
+    return folder
+
+
+def test_marks_are_kept_and_failures_are_tried_again(tmp_path, assignment):
+    place = class_of(tmp_path / "class", Ann=notebook(), Bob=notebook({"q2": None}))
+    desk = Desk(tmp_path / "out", assignment)
+    records = []
+    grading.grade_all(submissions.find(place), assignment, SETTINGS, 2, records.append)
+    for record in records:
+        desk.store(record)
+    assert {record.student: record.status for record in records} == {"Ann": "graded", "Bob": "failed"}
+    settled, pending, changed = standing(desk, submissions.find(place), SETTINGS)
+    assert settled["Ann"] == desk.load("Ann") and [s.student for s in pending] == ["Bob"] and changed == []
+    class_of(place, Ann=notebook(STARTERS))
+    settled, pending, changed = standing(desk, submissions.find(place), SETTINGS)
+    assert settled == {} and [s.student for s in changed] == ["Ann"]
+    class_of(place, Ann=notebook())
+    other = dataclasses.replace(SETTINGS, seed=9)
+    assert standing(desk, submissions.find(place), other)[0] == {}
+
+
+def test_a_damaged_record_is_no_mark(tmp_path, assignment):
+    desk = Desk(tmp_path, assignment)
+    desk.store(grading.Record("Ann", "Ann", "a", "graded"))
+    for text in ("", "[]", "{}", '{"marks": 5}'):
+        (tmp_path / "records" / "Ann.json").write_text(text)
+        assert desk.load("Ann") is None
+
+
+def test_the_seed_is_kept_and_closed_to_others(tmp_path, assignment):
+    desk = Desk(tmp_path, assignment)
+    seed = desk.seed(None)
+    assert desk.seed(None) == seed and desk.seed(4) == 4 and desk.seed(None) == 4
+    assert (tmp_path / "run.json").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("student", ["../../etc/passwd", "a/b", "", ".", "é", "x" * 300, "-rf", "con\0"])
+def test_an_id_never_leads_out_of_the_folder(tmp_path, assignment, student):
+    path = Desk(tmp_path, assignment).feedback(student)
+    assert path.parent == tmp_path / "feedback" and len(path.name) < 100 and path.name.isascii()
+    assert file_name("a/b") != file_name("a-b")
+
+
+def test_a_page_escapes_what_students_wrote_and_shows_no_hidden_test(tmp_path, assignment, expected):
+    evil = '</pre><script>alert(1)</script>\x1b[2J\u202e"'
+    answer = f"print({evil!r})\ndef total(x):\n    raise ValueError({evil!r} + repr(x)[:1])"
+    record = graded(tmp_path, assignment, expected, notebook({"q2": answer}))
+    page = feedback.page(dataclasses.replace(record, name=evil, student=evil), assignment)
+    assert "<script" not in page and "\x1b" not in page and "\u202e" not in page
+    assert page.count("</pre>") == 1 and "default-src 'none'" in page and 'lang="en"' in page
+    assert SECRET not in page and "default_rng" not in page and "http" not in page.replace("http-equiv", "")
+    failed = feedback.page(grading.Record("a", "a", "a", "failed", "<b>"), assignment)
+    assert "Not graded: &lt;b&gt;" in failed and "points" not in failed
+
+
+GRADEBOOK = """
+import json, sys, time
+from pathlib import Path
+from nbgrader.api import Gradebook
+from llmbook.classroom import gradebook, source
+from llmbook.classroom.grading import Mark, Record
+assignment = source.read(Path(sys.argv[1]))
+path = Path(sys.argv[2])
+def record(student, status="graded", earned=(2, 3, 1)):
+    marks = tuple(Mark(q.id, q.title, q.points, e) for q, e in zip(assignment.questions, earned))
+    return Record(student, student, student, status, "a reason", marks if status == "graded" else ())
+def state():
+    with Gradebook(f"sqlite:///{path}") as book:
+        found = book.assignment_submissions("99-tests")
+        return {s.student.id: [s.score, s.max_score, s.needs_manual_grade] for s in found}
+out = []
+gradebook.update(path, assignment, [record("ann"), record("bob", earned=(2, 0, 1))])
+out.append(state())
+gradebook.update(path, assignment, [record("ann", "failed"), record("bob", earned=(2, 0, 1))])
+out.append(state())
+with Gradebook(f"sqlite:///{path}") as book:
+    book.find_grade("q1-check", "99-tests", "99-tests", "ann").manual_score = 1.5
+    book.db.commit()
+gradebook.update(path, assignment, [record("ann", "failed")])
+out.append(state())
+gradebook.update(path, assignment, [record("ann", "pending")], cleared=["ann"])
+out.append(state())
+started = time.process_time()
+gradebook.update(path, assignment, [record(f"s{n}") for n in range(50)])
+out.append(time.process_time() - started)
+with Gradebook(f"sqlite:///{path}") as book:
+    out.append([c.comment for n in book.find_submission("99-tests", "ann").notebooks for c in n.comments][0])
+print(json.dumps(out))
+"""
+
+
+def test_nbgrader_opens_the_gradebook(tmp_path):
+    import classroom as overlay
+
+    path = submitting.write_source(tmp_path)
+    command = [sys.executable, "-c", GRADEBOOK, path, tmp_path / "gradebook.db"]
+    result = subprocess.run(command, capture_output=True, text=True, env=overlay.environment())
+    assert result.returncode == 0, result.stderr
+    first, failed, manual, cleared, seconds, comment = json.loads(result.stdout)
+    assert first == {"ann": [6, 6, False], "bob": [3, 6, False]}
+    assert failed == {"ann": [0, 6, True], "bob": [3, 6, False]}  # no score, and flagged
+    assert manual["ann"] == [1.5, 6, True]
+    assert cleared["ann"] == [0, 6, True]
+    assert seconds < 20 and comment == "pending: a reason"
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_every_reason_for_which_a_run_is_stopped_has_words():
+    for stopped in ("time", "memory", "processes", "output", "results"):
+        outcome = sandbox.Outcome(b"", "", 137, stopped, 1.0, 0)
+        with pytest.raises(submissions.SubmissionError, match=r"more than|not finished"):
+            grading._check_end(outcome, False, "q1", LIMITS)
+
+
+def test_the_fixture_is_a_source_of_three_questions(assignment):
+    assert [question.id for question in assignment.questions] == list(ANSWERS)
+
+
+@pytest.mark.parametrize("path", source.find_all(), ids=lambda path: path.stem)
+def test_the_books_assignments_are_graded_right(path, tmp_path):
+    assignment = source.read(path)
+    who = "Grace Hopper"
+    expected = grading.expect(assignment, [who], SETTINGS)
+    for student, answers, points in (("s1", build.solutions(assignment), assignment.points), ("s2", {}, 0)):
+        build.write_notebook(build.student_notebook(assignment, answers, who), tmp_path / f"{student}.ipynb")
+        submission = submissions.Submission(student, "HopperGrace", student, tmp_path / f"{student}.ipynb")
+        record = grading.grade(submission, assignment, expected, SETTINGS)
+        assert (record.status, record.earned) == ("graded", points), record

@@ -1,0 +1,230 @@
+"""An assignment's source: what is read from it, and what is said when something is missing or wrong."""
+
+import re
+
+import jupytext
+import pytest
+
+from llmbook.classroom import source
+
+GOOD = """\
+---
+jupytext:
+  cell_metadata_filter: llmbook
+  notebook_metadata_filter: kernelspec,jupytext,llmbook
+kernelspec:
+  display_name: Python 3
+  language: python
+  name: python3
+llmbook:
+  minutes: 60
+---
+
+# Assignment 7: Doubling
+
+Some words.
+
+```{code-cell} ipython3
+:llmbook: {role: setup}
+
+STUDENT = ""  # your name
+import numpy as np
+```
+
+## Question 1: twice as much
+
+Write `double(x)`.
+
+```{code-cell} ipython3
+---
+llmbook:
+  role: answer
+  id: q1
+  points: 2
+  level: recall
+  teaches: That two times one is two.
+  name: double
+---
+def double(x):
+    raise NotImplementedError("Question 1 has no answer yet")
+```
+
+```{code-cell} ipython3
+:llmbook: {role: solution}
+
+def double(x):
+    return 2 * x
+```
+
+```{code-cell} ipython3
+:llmbook: {role: check}
+
+assert double(1) == 2, "two times one is two"
+```
+
+```{code-cell} ipython3
+:llmbook: {role: cases}
+
+def cases(seed):
+    return [(seed,), (3.0,)]
+```
+
+```{code-cell} ipython3
+:llmbook: {role: wrong, why: it adds two}
+
+def double(x):
+    return x + 2
+```
+
+```{code-cell} ipython3
+:llmbook: {role: wrong, why: it squares}
+
+def double(x):
+    return x * x
+```
+
+```{code-cell} ipython3
+:llmbook: {role: wrong, why: it forgets}
+
+def double(x):
+    return x
+```
+
++++
+
+Some last words.
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text, name="07-doubling.md"):
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def test_everything_of_a_question_is_read(write):
+    assignment = source.read(write(GOOD))
+    assert (assignment.id, assignment.name, assignment.minutes) == ("07", "07-doubling", 60)
+    assert assignment.title == "Assignment 7: Doubling"
+    (question,) = assignment.questions
+    assert (question.id, question.title, question.points) == ("q1", "twice as much", 2)
+    assert (question.kind, question.tolerance, question.level) == ("function", 1e-6, "recall")
+    assert question.prompt == "## Question 1: twice as much\n\nWrite `double(x)`."
+    assert question.solution == "def double(x):\n    return 2 * x"
+    assert [why for why, _ in question.wrong] == ["it adds two", "it squares", "it forgets"]
+    assert question.marker == "# Question q1: your answer"
+
+
+def test_parts_keep_the_order_of_the_page(write):
+    assignment = source.read(write(GOOD))
+    before, question, after = assignment.parts
+    assert before.startswith("# Assignment 7") and question == assignment.questions[0] and after == "Some last words."
+
+
+def test_the_version_changes_with_the_source(write):
+    one = source.read(write(GOOD))
+    assert one.version == source.read(write(GOOD)).version
+    assert one.version != source.read(write(GOOD.replace("Some words", "Other words"))).version
+
+
+def test_a_source_survives_jupytext(write):
+    again = jupytext.writes(jupytext.reads(GOOD, fmt="md:myst"), fmt="md:myst")
+    one, other = source.read(write(GOOD)), source.read(write(again))
+    assert one.questions == other.questions and one.preamble == other.preamble
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("  minutes: 60\n", "  hours: 1\n", "header.*minutes: 90"),
+        ("# Assignment 7: Doubling", "Doubling", "no title.*# Assignment 3"),
+        (":llmbook: {role: setup}\n", "", r"cell 2: role None; a code cell has one of setup, answer"),
+        ("role: check", "role: chek", r"cell 6: role 'chek'"),
+        ("## Question 1: twice", "## Question 2: twice", r"'q1' does not belong to the heading: call it q2"),
+        ("## Question 1: twice as much", "## Question one", r"heading is `## Question 1: title`"),
+        ("  points: 2\n", "", r"`points` is None; give a int"),
+        ("  points: 2\n", "  points: 0\n", r"at least one point"),
+        ("  level: recall", "  level: hard", r"level 'hard'; known: recall, use"),
+        ("  name: double", "  name: 2x", r"'2x' is no name"),
+        ("  name: double", "  name: triple", r"role answer defines no triple"),
+        ("  name: double", "  name: double\n  kind: list", r"kind 'list'; known: function, value"),
+        ("  name: double", "  name: double\n  tolerence: 1", r"has tolerence; known: id, kind"),
+        ("def cases(seed)", "def case(seed)", r"no function `cases\(seed\)`"),
+        ("return 2 * x", "return 2 *", r"cell 5: the code is no Python \(invalid syntax, line 2"),
+        (", why: it squares", "", r"wrong solution without `why:`"),
+        (
+            "    return x * x",
+            "    return x * x\n```\n\n```{code-cell} ipython3\n:llmbook: {role: check}\n\nx = 1",
+            "2 cells with the role check",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_with_the_cell_and_the_remedy(write, old, new, message):
+    assert old in GOOD
+    with pytest.raises(ValueError, match=message) as caught:
+        source.read(write(GOOD.replace(old, new, 1)))
+    assert "07-doubling.md, " in str(caught.value)
+
+
+def test_two_wrong_solutions_are_too_few(write):
+    start = GOOD.index("```{code-cell} ipython3\n:llmbook: {role: wrong, why: it forgets}")
+    with pytest.raises(ValueError, match="2 wrong solutions; a question has at least 3"):
+        source.read(write(GOOD[:start]))
+
+
+def test_a_missing_or_foreign_file_is_named(tmp_path, write):
+    with pytest.raises(ValueError, match=r"08-x\.md cannot be read"):
+        source.read(tmp_path / "08-x.md")
+    with pytest.raises(ValueError, match=r"is called NN-name\.md"):
+        source.read(write(GOOD, "doubling.md"))
+    (tmp_path / "09-x.md").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match="is not UTF-8"):
+        source.read(tmp_path / "09-x.md")
+
+
+def test_an_assignment_is_found_by_number_or_name(write):
+    path = write(GOOD)
+    for number in ("07", "7", "07-doubling"):
+        assert source.find(number, path.parent) == path
+    with pytest.raises(ValueError, match="no assignment is called '8'; known: 07-doubling"):
+        source.find("8", path.parent)
+
+
+def test_a_students_name_goes_into_the_set_up_cell_as_a_string(write):
+    assignment = source.read(write(GOOD))
+    assert assignment.has_variants
+    space = {}
+    exec(assignment.preamble_for("Jane \"J\" O'Neil\n\\1"), space)
+    assert space["STUDENT"] == "Jane \"J\" O'Neil\n\\1"
+    plain = source.read(write(GOOD.replace('STUDENT = ""  # your name\n', "")))
+    assert not plain.has_variants and plain.preamble_for("Jane") == plain.preamble
+
+
+def test_a_variant_belongs_to_a_person_however_a_platform_spells_the_name():
+    assert source.variant("Jane Smith") == source.variant("smithjane") == source.variant("SMITH, Jane")
+    assert source.variant("Zoë Müller") == source.variant("zoe muller")
+    assert len({source.variant(f"student {number}") for number in range(100)}) > 50
+    assert all(0 <= source.variant(name) < source.VARIANTS for name in ("", "陈 伟", "x"))
+
+
+def test_every_set_up_cell_with_variants_carries_the_same_lines():
+    for path in source.find_all():
+        assignment = source.read(path)
+        if assignment.has_variants:
+            space = {}
+            exec(assignment.preamble_for("Zoë Müller"), space)
+            assert space["VARIANT"] == source.variant("Zoë Müller")
+            assert all(space["variant"](name) == source.variant(name) for name in ("", "陈 伟", "Jane Smith"))
+
+
+def test_checks_leave_the_answers_and_the_set_up_alone():
+    stored = re.compile(r"^(\w+)(?:, (\w+))*(?:, (\w+))? = ", re.MULTILINE)
+    for path in source.find_all():
+        assignment = source.read(path)
+        names = {question.name for question in assignment.questions} | {"np", "STUDENT", "VARIANT"}
+        for question in assignment.questions:
+            assert not {name for found in stored.findall(question.public) for name in found} & names
