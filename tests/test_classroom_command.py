@@ -1,6 +1,7 @@
 """``llmbook grade`` from outside: one class, graded, changed, interrupted and refused."""
 
 import csv
+import functools
 import io
 import os
 import signal
@@ -74,9 +75,9 @@ def test_an_interrupted_run_goes_on_where_it_was(course):
     submitting.needs_linux()
     slow = "import time\ntime.sleep(60)\n" + submitting.ANSWERS["q2"]
     hand_in(course, ann=notebook(), bob=notebook({"q2": slow}), cyn=notebook({"q2": slow}))
-    process = submitting.start(
-        "-m", "llmbook", "grade", *words(course, "--workers", "2"), needs=(course,), start_new_session=True
-    )
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it
+    program = ["-m", "llmbook", "grade", *words(course, "--workers", "2")]
+    process = submitting.start(*program, needs=(course,), start_new_session=True, preexec_fn=heard)
     try:
         limit = time.monotonic() + 120
         while not (course / "out" / "records" / "ann.json").exists():

@@ -1,0 +1,557 @@
+"""`llmbook evaluate FOLDER`: all of the book's benchmarks on one model, as a record and a page (chapter 17).
+
+The questions are scored in chunks, and every finished chunk is written down: a run that was interrupted goes on where
+it stopped, and a repeated one computes nothing. What is kept is used again for the same weights, tokenizer, questions,
+settings and versions only. Files are written under another name and renamed, so none is ever half there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from llmbook import corpora, runtime
+from llmbook.evaluation import items, report, scoring
+from llmbook.evaluation.items import Benchmark, Item
+from llmbook.evaluation.statistics import wilson_interval
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SUMMARY = "evaluate a model directory on the book's benchmarks; write a record (JSON) and a page (HTML)"
+RECORD, PAGE, UNFINISHED = "evaluation.json", "evaluation.html", "evaluation.unfinished.json"
+FORMAT = 1
+CHUNK = 40  # questions, or documents, between two writings
+HELD_OUT = 200  # documents, those of chapter 1
+RESAMPLES = 2000
+LIBRARIES = ("llmbook", "torch", "transformers", "tokenizers", "numpy")
+#: Fields of a record that differ between two runs of the same evaluation.
+CHANGING = ("date", "seconds", "command")
+
+Kind = Literal["causal", "masked"]
+Progress = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model directory, opened.
+
+    Attributes:
+        model: of `transformers`, in float32 and `eval` mode.
+        tokenizer: the one beside it.
+        kind: `causal` continues a text, `masked` fills gaps.
+        about: what the record says of it.
+    """
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    kind: Kind
+    about: dict[str, Any]
+
+
+# --- opening a model --------------------------------------------------------------------------------------------------
+
+
+def load(folder: str | Path) -> Loaded:
+    """Open a directory that `hub.save` or `save_pretrained` wrote, without a network and without running its code.
+
+    Raises:
+        FileNotFoundError: no such folder, or no configuration, weights (safetensors) or tokenizer in it.
+        ValueError: a model of a kind that cannot be evaluated, a damaged file, missing weights, a tokenizer with other
+            tokens.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+    from transformers.utils import logging
+
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is no folder: name one that hub.save or save_pretrained wrote")
+    for pattern in ("config.json", "*.safetensors"):
+        if not any(folder.glob(pattern)):
+            raise FileNotFoundError(f"{folder} has no {pattern}: save the model with hub.save or save_pretrained")
+    if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt")):
+        raise FileNotFoundError(
+            f"{folder} has no tokenizer: save it beside the model, hub.save(model, folder, tokenizer) or "
+            "tokenizer.save_pretrained(folder)"
+        )
+    with _one_line(folder):
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    kind = _kind(folder, config)
+    auto: Any = AutoModelForCausalLM if kind == "causal" else AutoModelForMaskedLM
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        with _one_line(folder):
+            model, info = auto.from_pretrained(
+                folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, output_loading_info=True
+            )
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    finally:
+        if bars:
+            logging.enable_progress_bar()
+    if info["missing_keys"]:
+        raise ValueError(f"{folder} lacks weights, {sorted(info['missing_keys'])[0]} first: save the model anew")
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise ValueError(
+            f"the tokenizer in {folder} has {len(tokenizer):,} tokens, the model's embedding {rows:,} rows: put the "
+            "tokenizer there that the model was trained with"
+        )
+    if kind == "masked" and tokenizer.mask_token_id is None:
+        raise ValueError(f"the tokenizer in {folder} has no mask token, and the model fills gaps: save the right one")
+    about = {
+        "name": folder.resolve().name,
+        "sha256": hash_model(folder),
+        "type": config.model_type,
+        "kind": kind,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "tokens": len(tokenizer),
+        "context": scoring.longest_context(model),
+    }
+    return Loaded(model.eval(), tokenizer, kind, about)
+
+
+@contextlib.contextmanager
+def _one_line(folder: Path) -> Iterator[None]:
+    """Turn whatever a broken file makes of a library into one line."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"the model in {folder} does not load ({type(error).__name__}: {reason})") from error
+
+
+def _kind(folder: Path, config: Any) -> Kind:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    names = getattr(config, "architectures", None) or []
+    if getattr(config, "is_encoder_decoder", False):
+        raise ValueError(
+            f"{folder} holds an encoder-decoder ({config.model_type}): none of the benchmarks applies to it, since it "
+            "neither continues a text nor fills single gaps; evaluate a causal or a masked language model"
+        )
+    if any(name.endswith("ForMaskedLM") for name in names):
+        return "masked"
+    if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return "causal"
+    raise ValueError(
+        f"{folder} holds a {config.model_type} ({', '.join(names) or 'no architecture named'}): the benchmarks take a "
+        "causal language model (...ForCausalLM), or one that fills gaps (...ForMaskedLM)"
+    )
+
+
+def hash_model(folder: Path) -> str:
+    """Return the SHA-256 of all that decides a model's answers: configuration, weights, tokenizer; names and bytes."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".json", ".safetensors", ".model", ".txt") and path.is_file():
+            digest.update(f"{path.name}:{path.stat().st_size};".encode())
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+# --- scoring ----------------------------------------------------------------------------------------------------------
+
+
+def _choices(loaded: Loaded, benchmark: Benchmark, part: Sequence[Item], shots: int, batch_size: int) -> dict[str, Any]:
+    if loaded.kind == "masked":
+        found, truncated = masked_log_likelihoods(loaded, benchmark, part, shots)
+        gold = [item.label for item in part]
+        chosen = [row.index(max(row)) for row in found]
+        return {"log_likelihood": found, "chosen": chosen, "gold": gold, "truncated": truncated}
+    scores = scoring.score_choices(loaded.model, loaded.tokenizer, benchmark, shots, items=part, batch_size=batch_size)
+    return {
+        "log_likelihood": np.round(scores.log_likelihood, 5).tolist(),
+        "chosen": scores.predictions().tolist(),
+        "chosen_by_character": scores.predictions("character").tolist(),
+        "gold": scores.gold.tolist(),
+        "truncated": int(scores.truncated.sum()),
+    }
+
+
+def _generation(
+    loaded: Loaded, benchmark: Benchmark, part: Sequence[Item], shots: int, batch_size: int
+) -> dict[str, Any]:
+    scores = scoring.score_generation(
+        loaded.model, loaded.tokenizer, benchmark, shots, items=part, batch_size=batch_size
+    )
+    return {
+        "output": list(scores.outputs),
+        "reference": list(scores.references),
+        "truncated": int(scores.truncated.sum()),
+    }
+
+
+@torch.no_grad()
+def masked_log_likelihoods(
+    loaded: Loaded, benchmark: Benchmark, part: Sequence[Item], shots: int = 0
+) -> tuple[list[list[float]], int]:
+    """Return what a model that fills gaps gives each choice, in nats per token, and how many prompts were cut.
+
+    The choice is replaced by as many masks as it has tokens, and each of its tokens is scored at its own mask, with all
+    of the others hidden. The mean over its tokens is taken, since the model was told how many there are.
+    """
+    tokenizer, limit = loaded.tokenizer, scoring.longest_context(loaded.model)
+    context, outer = scoring.few_shot_context(benchmark, shots), tokenizer("")["input_ids"]
+    begin, end = outer[: len(outer) // 2], outer[len(outer) // 2 :]  # [CLS] and [SEP]
+    found, cut = [], 0
+    for item in part:
+        pairs = [
+            scoring.encode_pair(tokenizer, context + item.prompt, benchmark.delimiter + choice, tokenizer.cls_token_id)
+            for choice in item.choices
+        ]
+        scores, too_long = [], False
+        for prompt, answer in pairs:
+            room = limit - len(answer) - len(outer)
+            too_long |= len(prompt) > room
+            ids = [*begin, *prompt[-room:], *([tokenizer.mask_token_id] * len(answer)), *end]
+            logits = loaded.model(torch.tensor([ids])).logits[0]  # (time, vocab)
+            places = torch.arange(len(answer)) + len(ids) - len(end) - len(answer)  # (answer,)
+            log_probs = logits[places].float().log_softmax(-1)  # (answer, vocab)
+            scores.append(round(log_probs.gather(1, torch.tensor(answer)[:, None]).mean().item(), 5))
+        found.append(scores)
+        cut += too_long
+    return found, cut
+
+
+def _documents(loaded: Loaded, texts: Sequence[str], batch_size: int) -> dict[str, Any]:
+    """Return the nats and bytes of each text; a longer one is read in windows that overlap by half a context."""
+    tokenizer, limit = loaded.tokenizer, scoring.longest_context(loaded.model)
+    start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    if start is None:
+        raise ValueError(
+            "the tokenizer has neither a bos nor an eos token, before which no first token has a probability"
+        )
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    pairs, owner, half = [], [], max(1, limit // 2)
+    for number, text in enumerate(texts):
+        ids = [*tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], *end]
+        pairs.append(([start], ids[: limit - 1]))
+        owner.append(number)
+        for place in range(limit - 1, len(ids), half):
+            pairs.append((ids[max(0, place - half) : place], ids[place : place + half]))
+            owner.append(number)
+    nats = np.zeros(len(texts))
+    np.add.at(nats, owner, -scoring.log_likelihoods(loaded.model, pairs, batch_size))
+    return {"nats": np.round(nats, 4).tolist(), "bytes": [len(text.encode()) for text in texts]}
+
+
+# --- the numbers of the report ----------------------------------------------------------------------------------------
+
+
+def _joined(chunks: Sequence[Mapping[str, Any]], name: str) -> list[Any]:
+    return [value for chunk in chunks for value in chunk[name]]
+
+
+def summarise(benchmark: Benchmark, chunks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return a benchmark's score with Wilson's interval of 95 %, from the chunks of its items.
+
+    Raises:
+        ValueError: no item, answers and right answers of different numbers, or an empty reference.
+    """
+    names = ("chosen", "gold") if benchmark.kind == "choice" else ("output", "reference")
+    given, wanted = (_joined(chunks, name) for name in names)
+    ids = _joined(chunks, "ids")
+    if not ids or not len(given) == len(wanted) == len(ids):
+        raise ValueError(
+            f"{benchmark.name}: {len(ids)} items, {len(given)} answers, {len(wanted)} right answers; one of each is "
+            "needed for every item, and at least one item"
+        )
+    if empty := [name for name, reference in zip(ids, wanted, strict=True) if reference == ""]:
+        raise ValueError(
+            f"{benchmark.name}, item {empty[0]}: the right answer is empty, nothing can be compared with it"
+        )
+    right = sum(a == b for a, b in zip(given, wanted, strict=True))
+    interval = wilson_interval(right, len(ids))
+    found = {
+        "items": len(ids),
+        "metric": "accuracy" if benchmark.kind == "choice" else "exact match",
+        "score": interval.mean,
+        "low": interval.low,
+        "high": interval.high,
+        "interval": "95 %, Wilson, over items",
+        "chance": benchmark.chance,
+        "truncated": sum(chunk["truncated"] for chunk in chunks),
+    }
+    if benchmark.kind == "choice" and "chosen_by_character" in chunks[0]:
+        by_character = _joined(chunks, "chosen_by_character")
+        found["score_by_character"] = float(np.mean([a == b for a, b in zip(by_character, wanted, strict=True)]))
+    return found
+
+
+def summarise_bits(chunks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return bits per byte over all documents, with a percentile bootstrap over documents (95 %)."""
+    nats, size = np.array(_joined(chunks, "nats")), np.array(_joined(chunks, "bytes"), dtype=float)  # (documents,)
+    if not len(nats) or len(nats) != len(size) or not size.all():
+        raise ValueError(f"{len(nats)} documents' likelihoods and {len(size)} lengths: one of each, and no empty text")
+    drawn = np.random.default_rng(0).integers(len(nats), size=(RESAMPLES, len(nats)))  # (resamples, documents)
+    ratios = nats[drawn].sum(1) / size[drawn].sum(1) / np.log(2)  # (resamples,)
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    return {
+        "items": len(nats),
+        "metric": "bits per byte",
+        "score": float(nats.sum() / size.sum() / np.log(2)),
+        "low": float(low),
+        "high": float(high),
+        "interval": "95 %, bootstrap over documents",
+    }
+
+
+# --- keeping and writing ----------------------------------------------------------------------------------------------
+
+
+def replace(path: Path, text: str) -> None:
+    """Write a file in one go: whoever opens it finds the old one or the new one."""
+    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        Path(partial).chmod(0o644)
+        Path(partial).replace(path)
+    except BaseException:
+        Path(partial).unlink(missing_ok=True)
+        raise
+
+
+def _prepare(out: Path) -> None:
+    """Make the folder and try whether it takes a file, before an hour is spent."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise OSError(
+            f"the results cannot be written to {out} ({reason}): give --out a folder you may write"
+        ) from error
+
+
+def _kept(out: Path, key: Mapping[str, Any]) -> dict[str, Any]:
+    """Return chunks by their key, from an unfinished or a finished record of the same model, settings and versions."""
+    chunks: dict[str, Any] = {}
+    for name in (RECORD, UNFINISHED):
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
+            record = json.loads((out / name).read_text(encoding="utf-8"))
+            if record["format"] == FORMAT and record["key"] == key:
+                chunks |= record["chunks"]
+    return chunks
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a score may depend on."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def _machine() -> str:
+    where = f"{os.cpu_count()} {platform.machine()} cores, {platform.system()}"
+    return f"{torch.cuda.get_device_name()}, {where}" if torch.cuda.is_available() else where
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One line of the report: a benchmark with a number of examples, or the held-out text."""
+
+    name: str
+    version: str
+    shots: int
+    ids: tuple[str, ...]
+    score: Callable[[int, int], dict[str, Any]]  # of the questions from one place to another
+    summarise: Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]]
+    about: dict[str, Any]
+
+    def chunks(self) -> Iterator[tuple[str, int, int]]:
+        """Yield each chunk's key and where it begins and ends."""
+        for begin in range(0, len(self.ids), CHUNK):
+            end = min(begin + CHUNK, len(self.ids))
+            names = hashlib.sha256("\n".join(self.ids[begin:end]).encode()).hexdigest()[:12]
+            yield f"{self.name} {self.version} {self.shots} {begin}-{end} {names}", begin, end
+
+
+def _benchmark_job(loaded: Loaded, benchmark: Benchmark, shots: int, count: int, batch_size: int) -> _Job:
+    chosen = benchmark.items[:count]
+    score = _choices if benchmark.kind == "choice" else _generation
+    about = {
+        "kind": benchmark.kind, "template": benchmark.template, "description": benchmark.description,
+        "datasheet": dict(benchmark.datasheet),
+    }  # fmt: skip
+    if loaded.kind == "masked":
+        about["method"] = "the choice is masked, mean log-likelihood of its tokens"
+    return _Job(
+        benchmark.name, benchmark.version, shots, tuple(item.id for item in chosen),
+        lambda begin, end: score(loaded, benchmark, chosen[begin:end], shots, batch_size),
+        lambda chunks: summarise(benchmark, chunks), about,
+    )  # fmt: skip
+
+
+def _with_a_gap_at_the_end(benchmark: Benchmark) -> Benchmark:
+    """Return a benchmark in the first template in which the answer alone follows the question, and can be masked."""
+    fitting = [name for name, way in benchmark.templates.items() if way.prompt and way.choice == "{choice}"]
+    if benchmark.template in fitting or not fitting:
+        return benchmark
+    return benchmark.with_template(fitting[0])
+
+
+def _text_job(loaded: Loaded, texts: Sequence[str], batch_size: int) -> _Job:
+    version = hashlib.sha256("\x00".join(texts).encode()).hexdigest()[:12]
+    about = {"kind": "text", "description": "How many bits does the model need for a byte of documents it never saw?"}
+    return _Job(
+        "held-out text", version, 0, tuple(str(number) for number in range(len(texts))),
+        lambda begin, end: _documents(loaded, texts[begin:end], batch_size), summarise_bits, about,
+    )  # fmt: skip
+
+
+def held_out_texts() -> list[str]:
+    """Return the documents of the test split that chapter 1 measures bits per byte on."""
+    return list(corpora.pydocs()["test"].shuffle(seed=0)["text"][:HELD_OUT])
+
+
+def evaluate(
+    folder: str | Path,
+    out: str | Path,
+    limit: int | None = None,
+    shots: Sequence[int] = (0,),
+    batch_size: int = 16,
+    benchmarks: Mapping[str, Benchmark] | None = None,
+    texts: Sequence[str] | None = None,
+    command: str = "",
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Evaluate a model directory and write `evaluation.json` and `evaluation.html` into `out`; return the record.
+
+    Args:
+        folder: see :func:`load`.
+        out: is made where it does not exist; results of the same model, settings and versions in it are used again.
+        limit: questions of each benchmark, and documents; by default all.
+        shots: numbers of examples in the prompt; each benchmark is run with each.
+        batch_size: rows that are computed together.
+        benchmarks: by default the book's, `items.benchmarks()`.
+        texts: for bits per byte, by default 200 held-out documents of `pydocs`.
+        command: what the record says it was made by.
+        progress: whether to draw a bar.
+
+    Raises:
+        ValueError: a model that cannot be evaluated, a limit or batch size below 1, more shots than there are examples.
+        OSError: a folder that is not there, or cannot be written.
+    """
+    if (limit is not None and limit < 1) or batch_size < 1 or not shots:
+        raise ValueError(f"limit={limit}, batch_size={batch_size}, shots={list(shots)}: the first two take 1 or more")
+    begin, out = time.monotonic(), Path(out)
+    loaded = load(folder)
+    questions = items.benchmarks() if benchmarks is None else benchmarks
+    documents = held_out_texts() if texts is None else list(texts)
+    for benchmark in questions.values():
+        for count in shots:
+            scoring.few_shot_context(benchmark, count)  # refuses a number that there are no examples for
+    _prepare(out)
+    key = {
+        "model": loaded.about["sha256"], "versions": versions(), "batch_size": batch_size, "precision": "float32",
+        "threads": torch.get_num_threads(),
+    }  # fmt: skip
+    jobs, refused = [], []
+    for benchmark in questions.values():
+        if loaded.kind == "masked" and benchmark.kind == "generation":
+            why = "the answer has to be written, and a model that fills gaps does not continue a text"
+            refused.append({"name": benchmark.name, "applies": False, "why": why})
+            continue
+        if loaded.kind == "masked":
+            benchmark = _with_a_gap_at_the_end(benchmark)
+        size = min(limit or len(benchmark), len(benchmark))
+        jobs += [_benchmark_job(loaded, benchmark, count, size, batch_size) for count in shots]
+    if loaded.kind == "masked":
+        why = "its gaps are filled one by one, which gives no probability of a whole text (chapter 2)"
+        refused.append({"name": "held-out text", "applies": False, "why": why})
+    else:
+        jobs.append(_text_job(loaded, documents[:limit], batch_size))
+    chunks = _compute(jobs, out, key, progress)
+    lines = []
+    for job in jobs:
+        own = [chunks[name] for name, _, _ in job.chunks()]
+        line = {"name": job.name, "applies": True, "version": job.version, "shots": job.shots}
+        lines.append(line | job.about | job.summarise(own))
+    wanted = [name for job in jobs for name, _, _ in job.chunks()]
+    record = {
+        "format": FORMAT,
+        "command": command,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "seconds": round(time.monotonic() - begin, 1),
+        "machine": _machine(),
+        "model": loaded.about,
+        "settings": {"limit": limit, "shots": list(shots)},
+        "key": key,
+        "results": lines + refused,
+        "chunks": {name: chunks[name] for name in wanted},
+    }
+    page = report.page(record)
+    replace(out / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    replace(out / PAGE, page)
+    (out / UNFINISHED).unlink(missing_ok=True)
+    for left in out.glob(".evaluation.*.partial"):  # of a run that was killed while it wrote
+        left.unlink(missing_ok=True)
+    return record
+
+
+def _compute(jobs: Sequence[_Job], out: Path, key: Mapping[str, Any], progress: bool) -> dict[str, Any]:
+    """Return all chunks, those kept and those computed now; what is computed is written down at once."""
+    kept = _kept(out, key)
+    todo = [(job, *chunk) for job in jobs for chunk in job.chunks()]
+    total = sum(end - begin for _, _, begin, end in todo)
+    with tqdm(total=total, desc="evaluate", unit=" questions", disable=not progress) as bar:
+        for job, name, begin, end in todo:
+            bar.set_postfix_str(f"{job.name}, {job.shots} shots", refresh=False)
+            if name not in kept:
+                kept[name] = {"ids": list(job.ids[begin:end])} | job.score(begin, end)
+                unfinished = {"format": FORMAT, "key": key, "chunks": kept}
+                replace(out / UNFINISHED, json.dumps(unfinished, ensure_ascii=False))
+            bar.update(end - begin)
+    return kept
+
+
+# --- the command line -------------------------------------------------------------------------------------------------
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Say what `llmbook evaluate` takes."""
+    parser.add_argument("folder", metavar="MODEL_DIR", type=Path, help="a model directory (config, weights, tokenizer)")
+    parser.add_argument("--out", type=Path, help="folder for the results (default: evaluation-NAME)")
+    parser.add_argument("--limit", type=int, metavar="N", help="the first N questions of each benchmark only")
+    parser.add_argument("--shots", type=int, nargs="+", default=[0], metavar="K", help="examples in the prompt")
+    parser.add_argument("--batch-size", type=int, default=16, help="rows computed together (default: 16)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Evaluate, write, and print one line for each benchmark."""
+    runtime.setup()
+    out = arguments.out or Path(f"evaluation-{arguments.folder.resolve().name}")
+    command = shlex.join(["llmbook", *sys.argv[1:]])
+    try:
+        record = evaluate(
+            arguments.folder, out, arguments.limit, arguments.shots, arguments.batch_size, command=command
+        )
+    except corpora.CorpusError as error:  # the questions could not be made, or not be stored
+        raise OSError(str(error)) from error
+    print(report.table(record))
+    print(f"{out / RECORD}\n{out / PAGE}")
+    return 0
