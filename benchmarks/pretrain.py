@@ -27,8 +27,9 @@ from torch import Tensor, nn
 
 from llmbook import corpora, hub, ngram, objectives, positions, runtime, tokenization, training
 from llmbook import transformer as tf
+from llmbook.files import write_whole
 from llmbook.metrics import bits_per_byte
-from recording import ROOT, replace
+from recording import ROOT
 
 PRETRAINED = ROOT / "llmbook" / "pretrained"
 VOCAB_SIZE = 4096
@@ -306,8 +307,8 @@ def publish(
         compared=compared,
         **facts,
     )
-    replace(folder / "curve.csv", curve(log))
-    replace(folder / "README.md", card.encode())
+    write_whole(folder / "curve.csv", curve(log))
+    write_whole(folder / "README.md", card.encode())
     print(f"{folder}: {result}")
 
 

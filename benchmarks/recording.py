@@ -8,13 +8,14 @@ import platform
 import shlex
 import subprocess
 import sys
-import tempfile
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import jupytext
 import torch
+
+from llmbook.files import write_whole
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARIES = ("torch", "numpy", "triton")
@@ -60,21 +61,7 @@ def earlier(path: Path, engine_sha256: str) -> dict[str, Any]:
     return record if record.get("engine_sha256") == engine_sha256 else {}
 
 
-def replace(path: Path, content: bytes) -> None:
-    """Write a file in one go: whoever opens it finds the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".partial")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(partial).chmod(0o644)
-        Path(partial).replace(path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
-
-
 def write(path: Path, record: dict[str, Any]) -> None:
     """Write a record in one go and say where it is."""
-    replace(path, (json.dumps(record, indent=1) + "\n").encode())
+    write_whole(path, json.dumps(record, indent=1) + "\n")
     print(path)

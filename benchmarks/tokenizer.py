@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llmbook import corpora, tokenization
-from recording import replace
+from llmbook.files import write_whole
 
 PRETRAINED = Path(__file__).resolve().parents[1] / "llmbook" / "pretrained"
 CARD = """# The tokenizer of this book
@@ -73,8 +73,8 @@ def make(
     tokenizer = tokenization.train_for_models(texts, vocab_size)
     content = to_bytes(tokenizer)
     paths = folder / "tokenizer.json", folder / "tokenizer.md"
-    replace(paths[0], content)
-    replace(paths[1], card(tokenizer, content, texts, held_out, data_sha256).encode())
+    write_whole(paths[0], content)
+    write_whole(paths[1], card(tokenizer, content, texts, held_out, data_sha256).encode())
     return paths
 
 

@@ -298,14 +298,6 @@ def test_a_folder_that_cannot_be_written_is_said_before_anything_is_computed(fol
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_a_file_that_cannot_be_finished_leaves_the_old_one(tmp_path):
-    path = tmp_path / "a.json"
-    command.replace(path, "old")
-    with pytest.raises(UnicodeEncodeError):
-        command.replace(path, "new \ud800")
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
-
-
 def test_an_empty_reference_and_numbers_that_do_not_fit_are_said():
     way = Template("{x}")
     empty = Item("a", "?", (), " ", {"x": "?"})

@@ -19,6 +19,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from llmbook.classroom import comparison
 from llmbook.classroom.source import Assignment, Question
+from llmbook.files import write_whole
 
 SEED = 20261122  # of the hidden cases for nbgrader and otter, which keep one set; `llmbook grade` draws new ones
 ANSWER_SECONDS = 60
@@ -208,15 +209,7 @@ def test_hidden(env):
 
 def write_notebook(notebook: nbformat.NotebookNode, path: Path) -> Path:
     """Write a notebook, whole or not at all."""
-    return _write(path, nbformat.writes(notebook) + "\n")
-
-
-def _write(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.new")
-    new.write_text(text, encoding="utf-8")
-    new.replace(path)
-    return path
+    return write_whole(path, nbformat.writes(notebook) + "\n")
 
 
 def write_student(assignment: Assignment, folder: Path) -> Path:
@@ -230,7 +223,7 @@ def write_nbgrader(assignment: Assignment, course: Path) -> Path:
     Settings that are there already are kept: they may be the instructor's own.
     """
     if not (course / "nbgrader_config.py").exists():
-        _write(course / "nbgrader_config.py", CONFIG)
+        write_whole(course / "nbgrader_config.py", CONFIG)
     path = course / "source" / assignment.name / f"{assignment.name}.ipynb"
     return write_notebook(nbgrader_notebook(assignment), path)
 
@@ -245,10 +238,10 @@ def write_gradescope(assignment: Assignment, folder: Path, environment: Mapping[
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         for question in assignment.questions:
-            _write(work / "tests" / f"{question.id}.py", otter_test(assignment, question))
+            write_whole(work / "tests" / f"{question.id}.py", otter_test(assignment, question))
         # no `name`: it would make otter insist on a notebook that was written for it
-        _write(work / "otter_config.json", json.dumps({"show_stdout": False, "show_hidden": False, "logo": False}))
-        _write(work / "requirements.txt", "numpy\n")
+        write_whole(work / "otter_config.json", json.dumps({"show_stdout": False, "show_hidden": False, "logo": False}))
+        write_whole(work / "requirements.txt", "numpy\n")
         new = path.with_name(f".{path.name}.new")
         command = [
             *(sys.executable, "-c", "from otter.cli import cli; cli()", "generate", "--tests-dir", "tests"),

@@ -13,7 +13,8 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from llmbook.classroom import feedback, gradebook, grading, sandbox, source, submissions
-from llmbook.classroom.desk import Desk, standing, write_file
+from llmbook.classroom.desk import Desk, standing
+from llmbook.files import write_whole
 
 SUMMARY = "grade a class's notebooks in a sandbox"
 
@@ -100,7 +101,7 @@ def _run(arguments: argparse.Namespace, assignment: source.Assignment, desk: Des
                 records[record.student] = record
                 if record.status != "pending":
                     desk.store(record)
-                    write_file(desk.feedback(record.student), feedback.page(record, assignment))
+                    write_whole(desk.feedback(record.student), feedback.page(record, assignment))
                 bar.update()
 
             workers = arguments.workers or _workers(arguments.memory)

@@ -7,29 +7,14 @@ import dataclasses
 import hashlib
 import io
 import json
-import os
 import secrets
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from llmbook.classroom.grading import Mark, Record, Settings, record_key
 from llmbook.classroom.source import Assignment
 from llmbook.classroom.submissions import Submission, SubmissionError
-
-
-def write_file(path: Path, text: str, mode: int = 0o644) -> None:
-    """Write a file in one go: whoever opens it finds the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".partial")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-        Path(partial).chmod(mode)
-        Path(partial).replace(path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
+from llmbook.files import write_whole
 
 
 def file_name(student: str) -> str:
@@ -56,7 +41,7 @@ class Desk:
             except (OSError, ValueError, KeyError, TypeError):
                 given = secrets.randbelow(2**31)
         about = {"assignment": self.assignment.name, "version": self.assignment.version, "seed": given}
-        write_file(path, json.dumps(about, indent=1) + "\n", mode=0o600)
+        write_whole(path, json.dumps(about, indent=1) + "\n", mode=0o600)
         return int(given)
 
     def _path(self, student: str) -> Path:
@@ -74,7 +59,7 @@ class Desk:
 
     def store(self, record: Record) -> None:
         """Write a record."""
-        write_file(self._path(record.student), json.dumps(dataclasses.asdict(record), indent=1) + "\n", mode=0o600)
+        write_whole(self._path(record.student), json.dumps(dataclasses.asdict(record), indent=1) + "\n", mode=0o600)
 
     def forget(self, student: str) -> None:
         """Remove a record and the feedback page: the submission is another one now."""
@@ -98,7 +83,7 @@ class Desk:
             cells += [each.get(identity, "") for identity in identities]
             table.writerow([*cells, _cell(record.reason), _cell(record.label)])
         path = self.folder / "grades.csv"
-        write_file(path, text.getvalue())
+        write_whole(path, text.getvalue())
         return path
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import html
 import math
-import os
 import re
 import string
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from llmbook.files import write_whole
 
 SECTIONS = ("Model", "Use it for", "Do not use it for", "Text", "How it was judged", "What it gets wrong")
 
@@ -122,17 +122,8 @@ class ReportCard:
     def save(self, folder: str | Path) -> Path:
         """Write ``card.md`` and ``card.html`` into a folder, each in one go; return the folder."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in (("card.md", self.to_markdown()), ("card.html", self.to_html())):
-            handle, partial = tempfile.mkstemp(dir=folder, prefix=f".{name}")
-            try:
-                with os.fdopen(handle, "w", encoding="utf-8") as file:
-                    file.write(content)
-                Path(partial).chmod(0o644)
-                Path(partial).replace(folder / name)
-            except BaseException:
-                Path(partial).unlink(missing_ok=True)
-                raise
+        write_whole(folder / "card.md", self.to_markdown())
+        write_whole(folder / "card.html", self.to_html())
         return folder
 
     def _tables(self, section: str) -> list[tuple[list[str], list[Sequence[str]]]]:

@@ -32,6 +32,7 @@ from llmbook import corpora, runtime
 from llmbook.evaluation import items, report, scoring
 from llmbook.evaluation.items import Benchmark, Item
 from llmbook.evaluation.statistics import wilson_interval
+from llmbook.files import write_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -319,19 +320,6 @@ def summarise_bits(chunks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 # --- keeping and writing ----------------------------------------------------------------------------------------------
 
 
-def replace(path: Path, text: str) -> None:
-    """Write a file in one go: whoever opens it finds the old one or the new one."""
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(partial).chmod(0o644)
-        Path(partial).replace(path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
-
-
 def _prepare(out: Path) -> None:
     """Make the folder and try whether it takes a file, before an hour is spent."""
     try:
@@ -505,8 +493,8 @@ def evaluate(
         "chunks": {name: chunks[name] for name in wanted},
     }
     page = report.page(record)
-    replace(out / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-    replace(out / PAGE, page)
+    write_whole(out / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    write_whole(out / PAGE, page)
     (out / UNFINISHED).unlink(missing_ok=True)
     for left in out.glob(".evaluation.*.partial"):  # of a run that was killed while it wrote
         left.unlink(missing_ok=True)
@@ -524,7 +512,7 @@ def _compute(jobs: Sequence[_Job], out: Path, key: Mapping[str, Any], progress: 
             if name not in kept:
                 kept[name] = {"ids": list(job.ids[begin:end])} | job.score(begin, end)
                 unfinished = {"format": FORMAT, "key": key, "chunks": kept}
-                replace(out / UNFINISHED, json.dumps(unfinished, ensure_ascii=False))
+                write_whole(out / UNFINISHED, json.dumps(unfinished, ensure_ascii=False))
             bar.update(end - begin)
     return kept
 

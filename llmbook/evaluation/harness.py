@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmbook.evaluation.items import Benchmark, Item
 from llmbook.evaluation.scoring import SHOT_DELIMITER
+from llmbook.files import write_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -51,7 +52,7 @@ def write_tasks(folder: str | Path, benchmarks: Iterable[Benchmark]) -> list[str
         name = task_name(benchmark)
         files = {"test": folder / f"{name}.test.jsonl", "dev": folder / f"{name}.dev.jsonl"}
         for split, items in (("test", benchmark.items), ("dev", benchmark.dev)):
-            _write(files[split], "".join(json.dumps(_row(item), ensure_ascii=False) + "\n" for item in items))
+            write_whole(files[split], "".join(json.dumps(_row(item), ensure_ascii=False) + "\n" for item in items))
         task: dict[str, Any] = {
             "task": name,
             "dataset_path": "json",
@@ -78,16 +79,9 @@ def write_tasks(folder: str | Path, benchmarks: Iterable[Benchmark]) -> list[str
                 ],
             }
         task["metric_list"] = [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in metrics]
-        _write(folder / f"{name}.yaml", yaml.safe_dump(task, sort_keys=False, allow_unicode=True))
+        write_whole(folder / f"{name}.yaml", yaml.safe_dump(task, sort_keys=False, allow_unicode=True))
         names.append(name)
     return names
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file beside its place and rename it, so that no reader finds half of it."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
 
 
 def run(
