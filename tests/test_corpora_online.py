@@ -1,5 +1,6 @@
 import re
 import time
+import zipfile
 
 import datasets
 import pytest
@@ -17,6 +18,10 @@ ROWS = {
     "cnn_dailymail": {"article": "a", "highlights": "b", "id": "c"},
     "wmt14": {"translation": {"de": "a", "en": "b"}},
     "wmt16": {"translation": {"ro": "a", "en": "b"}},
+    "glue": {"sentence": "a", "label": 1, "idx": 0},
+    "super_glue": {"question": "q", "passage": "p", "idx": 0, "label": 1},
+    "ceval": {"id": 0, "question": "q", "A": "a", "B": "b", "C": "c", "D": "d", "answer": "A", "explanation": ""},
+    "cmmlu": {"Question": "q", "A": "a", "B": "b", "C": "c", "D": "d", "Answer": "A"},
 }
 
 
@@ -70,7 +75,7 @@ def test_without_a_network_one_clear_error_comes_soon(offline, tmp_path, monkeyp
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(CorpusError, match=r"'c4'.*wikitext.*wmt16"):
+    with pytest.raises(CorpusError, match=r"'c4'.*wikitext.*cmmlu"):
         online("c4")
     with pytest.raises(CorpusError, match="ROOTS is gated"):
         online("roots")
@@ -82,20 +87,52 @@ def test_every_set_is_pinned_to_a_commit_and_has_an_offline_stand_in():
         assert callable(getattr(__import__("llmbook.corpora").corpora, wanted.offline))
 
 
-@pytest.mark.parametrize("name", public.PUBLIC_SETS)
-def test_the_hub_is_asked_for_the_pinned_commit(name, monkeypatch):
+@pytest.fixture
+def hub(monkeypatch):
+    """A hub that writes down what it is asked for and answers with one row of the set."""
     asked = {}
 
-    def load_dataset(path, config, **options):
-        asked.update(options, path=path)
-        return datasets.DatasetDict(train=datasets.Dataset.from_list([ROWS[name]]))
+    def load_dataset(path, config=None, **options):
+        asked.update(options, path=path, config=config)
+        return datasets.DatasetDict(train=datasets.Dataset.from_list([ROWS[asked.pop("name")]]))
 
     monkeypatch.delenv("LLMBOOK_MIRROR", raising=False)
     monkeypatch.setattr(public, "_answers", lambda address: True)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    return asked
+
+
+@pytest.mark.parametrize("name", [name for name, wanted in public.PUBLIC_SETS.items() if not wanted.files])
+def test_the_hub_is_asked_for_the_pinned_commit(name, hub):
+    hub["name"] = name
     online(name)
-    assert asked == {
-        "path": public.PUBLIC_SETS[name].path,
-        "revision": public.PUBLIC_SETS[name].revision,
-        "split": None,
-    }
+    path, config, revision, *_ = public.PUBLIC_SETS[name]
+    assert hub == {"path": path, "config": config, "revision": revision, "split": None}
+
+
+def test_another_part_of_a_set_is_asked_for_by_its_name(hub):
+    hub["name"] = "glue"
+    online("glue", "validation", config="mnli")
+    assert (hub["config"], hub["split"]) == ("mnli", "validation")
+
+
+def test_a_set_with_a_script_is_read_from_its_archive_at_the_pinned_commit(hub):
+    hub["name"] = "cmmlu"
+    online("cmmlu", config="law")
+    address = f"hf://datasets/haonan-li/cmmlu@{public.PUBLIC_SETS['cmmlu'].revision}/cmmlu_v1_0_1.zip"
+    assert hub["path"] == "csv"
+    assert hub["data_files"] == {part: f"zip://{part}/law.csv::{address}" for part in ("dev", "test")}
+
+
+def test_tables_in_an_archive_are_read_as_the_addresses_say(tmp_path, monkeypatch):
+    row = ROWS["cmmlu"]
+    with zipfile.ZipFile(tmp_path / "cmmlu_v1_0_1.zip", "w") as archive:
+        for part in ("dev", "test"):
+            archive.writestr(f"{part}/law.csv", ",".join(row) + "\n" + ",".join(row.values()) + "\n")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    files = {part: address.format(config="law", root=tmp_path) for part, address in public.PUBLIC_SETS["cmmlu"].files}
+    found = datasets.load_dataset("csv", data_files=files, cache_dir=str(tmp_path / "cache"))
+    assert {part: rows[0] for part, rows in found.items()} == {"dev": row, "test": row}

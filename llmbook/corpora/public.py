@@ -20,17 +20,23 @@ SECONDS_TO_ANSWER = 5
 
 
 class PublicSet(NamedTuple):
-    """A data set on the hub at a commit, its columns, and the corpus here that stands in for it offline."""
+    """A data set on the hub at a commit, the columns of all its parts, and the corpus that stands in for it offline.
+
+    ``config`` is the part that is loaded unless another one is asked for. ``files`` are for a set that has a script in
+    place of plain files, which ``datasets`` does not run any more: the table of each split, by the part's name.
+    """
 
     path: str
     config: str | None
     revision: str
     columns: frozenset[str]
     offline: str
+    files: tuple[tuple[str, str], ...] = ()
 
 
 _TEXT = frozenset({"text"})
 _QUESTIONS = frozenset({"id", "title", "context", "question", "answers"})
+_CHOICES = frozenset("ABCD")
 _WIKITEXT = "b08601e04326c79dfdd32d625aee71d232d685c3"
 
 PUBLIC_SETS = {
@@ -65,19 +71,49 @@ PUBLIC_SETS = {
     "wmt16": PublicSet(
         "wmt/wmt16", "ro-en", "41d8a4013aa1489f28fea60ec0932af246086482", frozenset({"translation"}), "catalogs"
     ),
-}
+    "glue": PublicSet(
+        "nyu-mll/glue",
+        "cola",
+        "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c",
+        frozenset({"idx", "label"}),
+        "topic_classification",
+    ),
+    "super_glue": PublicSet(
+        "aps/super_glue", "boolq", "3de24cf8022e94f4ee4b9d55a6f539891524d646", frozenset({"idx"}), "question_answering"
+    ),
+    "ceval": PublicSet(
+        "ceval/ceval-exam",
+        "computer_network",
+        "617524a00b307ff6f9933702f724131fe12ca7ce",
+        _CHOICES | {"question", "answer"},
+        "question_answering",
+    ),
+    "cmmlu": PublicSet(
+        "haonan-li/cmmlu",
+        "computer_science",
+        "efcc940752ea4a1ea94d2727f11f83858d64fc8e",
+        _CHOICES | {"Question", "Answer"},
+        "question_answering",
+        (("dev", "zip://dev/{config}.csv::{root}/cmmlu_v1_0_1.zip"),
+         ("test", "zip://test/{config}.csv::{root}/cmmlu_v1_0_1.zip")),
+    ),
+}  # fmt: skip
 
 
-def online(name: str, split: str | None = None) -> "datasets.DatasetDict | datasets.Dataset":
+def online(
+    name: str, split: str | None = None, config: str | None = None
+) -> "datasets.DatasetDict | datasets.Dataset":
     """Return a public data set from the Hugging Face hub, or one split of it, at a pinned commit.
 
     `LLMBOOK_MIRROR` names a folder to read instead, with the files `<name>/<split>.parquet`. With `HF_HUB_OFFLINE=1`
     a set that was downloaded before is read from the hub's cache.
 
     Args:
-        name: wikitext, wikitext-103, tinystories, sst2, squad, squad_v2, cnn_dailymail, wmt14 (German and English)
-            or wmt16 (Romanian and English).
+        name: wikitext, wikitext-103, tinystories, sst2, squad, squad_v2, cnn_dailymail, wmt14 (German and English),
+            wmt16 (Romanian and English), glue, super_glue, ceval or cmmlu.
         split: such as `train` or `validation[:10%]`; all of them where it is not given.
+        config: the part of a set that has several, such as `mnli` of glue, `rte` of super_glue, `law` of ceval; where
+            it is not given one part stands for the set (cola, boolq, computer_network, computer_science).
 
     Raises:
         CorpusError: if the name is unknown, the hub cannot be reached or the columns are not the expected ones.
@@ -89,6 +125,8 @@ def online(name: str, split: str | None = None) -> "datasets.DatasetDict | datas
     import datasets
 
     wanted = PUBLIC_SETS[name]
+    if config is not None:
+        wanted = wanted._replace(config=config)
     if not (_mirror() or datasets.config.HF_HUB_OFFLINE or _answers(datasets.config.HF_ENDPOINT)):
         raise _unavailable(name, f"{datasets.config.HF_ENDPOINT} does not answer")
     try:
@@ -105,6 +143,10 @@ def online(name: str, split: str | None = None) -> "datasets.DatasetDict | datas
 def _from_hub(wanted: PublicSet, split: str | None) -> "datasets.DatasetDict | datasets.Dataset":
     import datasets
 
+    if wanted.files:
+        root = f"hf://datasets/{wanted.path}@{wanted.revision}"
+        files = {part: address.format(config=wanted.config, root=root) for part, address in wanted.files}
+        return datasets.load_dataset("csv", data_files=files, split=split)
     return datasets.load_dataset(wanted.path, wanted.config, revision=wanted.revision, split=split)
 
 
