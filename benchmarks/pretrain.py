@@ -308,7 +308,7 @@ def publish(
         **facts,
     )
     write_whole(folder / "curve.csv", curve(log))
-    write_whole(folder / "README.md", card.encode())
+    write_whole(folder / "README.md", card)
     print(f"{folder}: {result}")
 
 

@@ -74,7 +74,7 @@ def make(
     content = to_bytes(tokenizer)
     paths = folder / "tokenizer.json", folder / "tokenizer.md"
     write_whole(paths[0], content)
-    write_whole(paths[1], card(tokenizer, content, texts, held_out, data_sha256).encode())
+    write_whole(paths[1], card(tokenizer, content, texts, held_out, data_sha256))
     return paths
 
 

@@ -266,20 +266,6 @@ def test_made_twice_the_files_are_the_same_bytes(tmp_path):
     assert load_tokenizer(path=made[0][0]).tokenize("the 12") == ["the", "Ġ", "1", "2"]
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
-    path = tmp_path / "tokenizer.json"
-    benchmark.replace(path, b"old")
-
-    def full(*_):
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(benchmark.Path, "replace", full)
-    with pytest.raises(OSError, match="No space"):
-        benchmark.replace(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["tokenizer.json"]
-
-
 def test_bad_arguments_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"vocab_size=100: .* need 293 up"):
         train_for_models(TEXTS, 100)
