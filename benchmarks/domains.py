@@ -25,7 +25,7 @@ from llmbook import corpora, hub, runtime, tokenization, training
 from llmbook import transformer as tf
 from llmbook.evaluation import domains, retrieval
 from llmbook.evaluation.scoring import score_choices
-from recording import ROOT, earlier, origin, run_engine, write
+from recording import ROOT, go_on, origin, run_engine, write
 
 LIBRARY = {
     "copy": copy, "np": np, "torch": torch, "corpora": corpora, "tokenization": tokenization, "training": training,
@@ -142,10 +142,8 @@ def main() -> None:
     disable_progress_bars()
     rt = runtime.setup()
     chapter = run_engine("18-vertical-domains", LIBRARY | {"rt": rt})
-    kept = earlier(PATH, chapter["engine_sha256"])
-    runs, commands = kept.get("runs", []), kept.get("commands", [])
+    runs = go_on(PATH, record, chapter["engine_sha256"])
     record |= {"device": str(rt), "data": corpora.describe(corpora.pydocs())}
-    record |= {"engine_sha256": chapter["engine_sha256"], "commands": [*commands, record.pop("command")]}
     done = {(run["part"], tuple(run["key"])) for run in runs}
     for part, key in jobs(chapter):
         if (part, key) in done:

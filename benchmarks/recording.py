@@ -61,6 +61,13 @@ def earlier(path: Path, engine_sha256: str) -> dict[str, Any]:
     return record if record.get("engine_sha256") == engine_sha256 else {}
 
 
+def go_on(path: Path, record: dict[str, Any], engine_sha256: str) -> list[dict[str, Any]]:
+    """Return the runs of :func:`earlier`; the record names the engine and, in place of its command, all commands."""
+    kept = earlier(path, engine_sha256)
+    record |= {"engine_sha256": engine_sha256, "commands": [*kept.get("commands", []), record.pop("command")]}
+    return kept.get("runs", [])
+
+
 def write(path: Path, record: dict[str, Any]) -> None:
     """Write a record in one go and say where it is."""
     write_whole(path, json.dumps(record, indent=1) + "\n")

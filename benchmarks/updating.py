@@ -25,7 +25,7 @@ from llmbook import corpora, hub, objectives, runtime, tokenization, training
 from llmbook import finetuning as ft
 from llmbook.finetuning import augmentation, updating
 from llmbook.transformer import Encoder
-from recording import ROOT, earlier, origin, run_engine, write
+from recording import ROOT, go_on, origin, run_engine, write
 
 LIBRARY = {
     "re": re, "time": time, "partial": partial, "np": np, "torch": torch, "F": F, "Dataset": Dataset,
@@ -130,10 +130,8 @@ def main() -> None:
     begin, record = time.monotonic(), origin()
     rt = runtime.setup()
     chapter = engine(rt)
-    kept = earlier(PATH, chapter["engine_sha256"])
-    runs, commands = kept.get("runs", []), kept.get("commands", [])
+    runs = go_on(PATH, record, chapter["engine_sha256"])
     record |= {"device": str(rt), "data": corpora.describe(chapter["topics"])}
-    record |= {"engine_sha256": chapter["engine_sha256"], "commands": [*commands, record.pop("command")]}
     if {job for job in jobs(chapter) if job[0] == "search"} <= {(run["part"], tuple(run["key"])) for run in runs}:
         searched = [run for run in runs if run["part"] == "search"]  # a better rate was found since: make it anew
         runs = [run for run in runs if run["part"] != "methods" or run["rate"] == rate_of(run["method"], searched)]

@@ -1,5 +1,6 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and what tells one content from another."""
 
+import hashlib
 import os
 import tempfile
 from pathlib import Path
@@ -22,3 +23,9 @@ def write_whole(path: Path, content: str | bytes, mode: int = 0o644) -> Path:
         Path(partial).unlink(missing_ok=True)
         raise
     return path
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import errno
-import hashlib
 import json
 import math
 import os
@@ -23,6 +22,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
+
+from llmbook.files import file_sha256
 
 SCHEDULES = ("wsd", "cosine", "linear", "constant")
 LOG_FIELDS = ("step", "tokens", "loss", "learning_rate", "gradient_norm", "tokens_per_s")
@@ -418,7 +419,7 @@ def save_checkpoint(
         save_file(tensors, partial / "tensors.safetensors")
         state = {
             "step": step,
-            "sha256": _sha256(partial / "tensors.safetensors"),
+            "sha256": file_sha256(partial / "tensors.safetensors"),
             "scaler": scaler.state_dict() if scaler is not None else {},
             "identity": identity or {},
             "torch": torch.__version__,
@@ -463,7 +464,7 @@ def load_checkpoint(
     """
     try:
         state = json.loads((path / "state.json").read_text(encoding="utf8"))
-        digest = _sha256(path / "tensors.safetensors")
+        digest = file_sha256(path / "tensors.safetensors")
         if digest != state["sha256"]:
             raise CheckpointError(f"{path}: tensors.safetensors is cut off or was altered (SHA-256 {digest[:12]}...)")
         tensors = load_file(path / "tensors.safetensors")
@@ -563,11 +564,6 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
             index, _, field = name.removeprefix(prefix).partition(".")
             state.setdefault(int(index), {})[field] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _difference(found: Any, wanted: Any) -> str:

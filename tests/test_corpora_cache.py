@@ -217,7 +217,7 @@ def wait(path):
     time.sleep(60)
 
 if "wait" in sys.argv:
-    cache._sha256 = wait
+    cache.file_sha256 = wait
 print(describe(cache.cached("small", "k" * 64, build))["sha256"])
 """
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from chapters import Problem, report
+from chapters import Problem, install_debian, report
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -26,12 +26,9 @@ def find_browser() -> tuple[str, str]:
         return path, "installed on this machine"
     if path := downloaded():
         return path, "downloaded by Playwright before"
-    if os.geteuid() == 0 and Path("/etc/debian_version").exists() and shutil.which("apt-get"):
-        print("no browser found: installing Debian's chromium", flush=True)
-        for command in ("update", "install --yes --no-install-recommends chromium"):
-            subprocess.run(["apt-get", "-qq", *command.split()], stdout=subprocess.DEVNULL)
-        if path := installed():
-            return path, "Debian's, installed just now"
+    install_debian("chromium", "browser")
+    if path := installed():
+        return path, "Debian's, installed just now"
     print("no browser found: downloading Playwright's chromium", flush=True)
     subprocess.run([sys.executable, "-m", "playwright", "install", "chromium"], stdout=subprocess.DEVNULL)
     if path := downloaded():

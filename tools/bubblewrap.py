@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
-from chapters import Problem, report
+from chapters import Problem, install_debian, report
 
 
 def find_bubblewrap() -> str:
     """Return the path of ``bwrap``; install it where it is missing and may be installed."""
     if path := shutil.which("bwrap"):
         return path
-    if os.geteuid() == 0 and Path("/etc/debian_version").exists() and shutil.which("apt-get"):
-        print("no bubblewrap found: installing Debian's", flush=True)
-        for command in ("update", "install --yes --no-install-recommends bubblewrap"):
-            subprocess.run(["apt-get", "-qq", *command.split()], stdout=subprocess.DEVNULL)
-        if path := shutil.which("bwrap"):
-            return path
+    install_debian("bubblewrap", "sandbox")
+    if path := shutil.which("bwrap"):
+        return path
     raise Problem("bubblewrap is missing: `sudo apt-get install bubblewrap` (Debian) or `sudo dnf install bubblewrap`")
 
 

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -189,6 +191,14 @@ def write_atomically(path: Path, text: str) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def install_debian(package: str, program: str) -> None:
+    """Install a program's package of Debian where it is missing and we may; nothing happens elsewhere."""
+    if os.geteuid() == 0 and Path("/etc/debian_version").exists() and shutil.which("apt-get"):
+        print(f"no {program} found: installing Debian's {package}", flush=True)
+        for command in ("update", f"install --yes --no-install-recommends {package}"):
+            subprocess.run(["apt-get", "-qq", *command.split()], stdout=subprocess.DEVNULL)
 
 
 def report(problems: list[str]) -> int:

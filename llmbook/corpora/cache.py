@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmbook.files import file_sha256
+
 if TYPE_CHECKING:
     import datasets
     import pyarrow as pa
@@ -113,7 +115,7 @@ def _write(corpus: "datasets.DatasetDict", folder: Path, about: dict[str, str]) 
         with _quiet():
             corpus.save_to_disk(unfinished)
         files = sorted(path for path in unfinished.rglob("*") if path.is_file())
-        manifest = about | describe(corpus) | {"files": {str(f.relative_to(unfinished)): _sha256(f) for f in files}}
+        manifest = about | describe(corpus) | {"files": {str(f.relative_to(unfinished)): file_sha256(f) for f in files}}
         (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         unfinished.rename(folder)
     except BaseException:
@@ -127,7 +129,7 @@ def _load(folder: Path) -> "datasets.DatasetDict":
 
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        changed = [name for name, sha256 in manifest["files"].items() if _sha256(folder / name) != sha256]
+        changed = [name for name, sha256 in manifest["files"].items() if file_sha256(folder / name) != sha256]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise _corrupt(folder, str(error)) from None
     if changed:
@@ -137,11 +139,6 @@ def _load(folder: Path) -> "datasets.DatasetDict":
 
 def _corrupt(folder: Path, reason: str) -> CorpusError:
     return CorpusError(f"The cached corpus {folder} is damaged ({reason}): delete that folder and call again.")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager
