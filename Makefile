@@ -12,7 +12,7 @@ venv: ## create .venv from requirements.txt, or leave it alone when it is up to 
 	@python3 tools/bootstrap.py
 
 book: venv ## build the site from the stored outputs; the last line is its path
-	@$(RUN) tools/site.py
+	@$(RUN) tools/build_site.py
 
 pdf: venv ## print the book, or one chapter: CHAPTER=03-attention; the last line is the file
 	@$(RUN) tools/pdf.py '$(CHAPTER)'

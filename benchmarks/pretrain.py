@@ -25,8 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmbook import corpora, hub, ngram, objectives, positions, runtime, tokenization, training
-from llmbook import transformer as tf
+from llmbook import corpora, hub, ngram, objectives, positions, runtime, tokenization, training, transformer
 from llmbook.files import write_whole
 from llmbook.metrics import bits_per_byte
 from recording import ROOT
@@ -37,18 +36,22 @@ HELD_OUT = 200  # documents, the ones of chapter 1
 CURVE = ("step", "tokens", "loss", "learning_rate", "gradient_norm")
 
 
-def gpt() -> tf.Decoder:
+def gpt() -> transformer.Decoder:
     """Return a Llama of 4.2 million parameters."""
-    return tf.Decoder(tf.TransformerConfig(VOCAB_SIZE, d_model=256, num_layers=4, num_heads=4, d_ff=688))
+    return transformer.Decoder(
+        transformer.TransformerConfig(VOCAB_SIZE, d_model=256, num_layers=4, num_heads=4, d_ff=688)
+    )
 
 
-def bert() -> tf.Encoder:
+def bert() -> transformer.Encoder:
     """Return a BERT of 4.4 million parameters for texts of up to 256 tokens.
 
     Its learned positions begin as sinusoids, so that "the token before" is a direction from the first step on.
     """
-    model = tf.Encoder(
-        tf.TransformerConfig.bert(VOCAB_SIZE, d_model=256, num_layers=4, num_heads=4, d_ff=1024, max_length=256)
+    model = transformer.Encoder(
+        transformer.TransformerConfig.bert(
+            VOCAB_SIZE, d_model=256, num_layers=4, num_heads=4, d_ff=1024, max_length=256
+        )
     )
     with torch.no_grad():
         waves = positions.sinusoidal(256, 256)  # (time, d_model), mean square 1/2
@@ -56,19 +59,19 @@ def bert() -> tf.Encoder:
     return model
 
 
-def t5() -> tf.EncoderDecoder:
+def t5() -> transformer.EncoderDecoder:
     """Return a T5 (version 1.1: gated) of 4.9 million parameters, with scores divided by the root of ``d_head``.
 
     T5 does not divide, which suits its own initial weights and optimiser. With those of this recipe it needed almost
     three times the steps for the same loss in a trial.
     """
     shape = {"d_model": 192, "num_layers": 4, "num_heads": 3, "d_ff": 512, "activation": "geglu"}
-    return tf.EncoderDecoder(tf.TransformerConfig.t5(VOCAB_SIZE, **shape, scale_attention=True))
+    return transformer.EncoderDecoder(transformer.TransformerConfig.t5(VOCAB_SIZE, **shape, scale_attention=True))
 
 
-def as_t5(model: tf.EncoderDecoder) -> tf.EncoderDecoder:
+def as_t5(model: transformer.EncoderDecoder) -> transformer.EncoderDecoder:
     """Return the same model as a T5, which does not divide scores: the factor goes into the queries' weights."""
-    other = tf.EncoderDecoder(replace_fields(model.config, scale_attention=False))
+    other = transformer.EncoderDecoder(replace_fields(model.config, scale_attention=False))
     other.load_state_dict(model.state_dict())
     with torch.no_grad():
         for name, parameter in other.named_parameters():
@@ -241,7 +244,7 @@ def comparison(documents: Sequence[np.ndarray], held_out: Sequence[str]) -> str:
     table = ngram.KneserNey(ngram.NGramCounts(list(documents), VOCAB_SIZE, order=5), 5)
     test = tokenization.encode_documents(tokenizer, held_out)
     bits = bits_per_byte(table.log_prob(test), sum(len(text.encode()) for text in held_out))
-    recorded = json.loads((ROOT / "results" / "language-models.json").read_text())["runs"]
+    recorded = json.loads((ROOT / "llmbook" / "results" / "language_models.json").read_text())["runs"]
     most = max(run["tokens"] for run in recorded)
     lstm = [run["bits_per_byte"] for run in recorded if run["model"] == "LSTMLM" and run["tokens"] == most]
     return (
@@ -252,8 +255,8 @@ def comparison(documents: Sequence[np.ndarray], held_out: Sequence[str]) -> str:
 
 
 def against_trainer() -> str:
-    """Return what `benchmarks/recipes.py` recorded at this size: plain training, ours, and with half of its tokens."""
-    runs = json.loads((ROOT / "results" / "recipes.json").read_text())["shipped"]["runs"]
+    """Return what `benchmarks/ch10_recipes.py` recorded at this size: plain training, ours, ours on half the tokens."""
+    runs = json.loads((ROOT / "llmbook" / "results" / "recipes.json").read_text())["shipped"]["runs"]
     plain, ours, half = (run["bits_per_byte"] for run in runs)
     return (
         f"`transformers`' Llama of this size, trained by its own `Trainer` on {runs[0]['tokens']:,}\n"
@@ -283,7 +286,7 @@ def publish(
         kind=KINDS[name][0],
         auto=KINDS[name][1],
         about=made.about,
-        parameters=tf.count_parameters(stored),
+        parameters=transformer.count_parameters(stored),
         shape=f"d_model {config.d_model}, {config.num_layers} layers, {config.num_heads} heads, d_ff {config.d_ff}",
         sha256=hashlib.sha256(content).hexdigest(),
         megabytes=len(content) / 1e6,
@@ -330,11 +333,11 @@ def main(arguments: list[str] | None = None) -> None:
     held_out = list(docs["test"].shuffle(seed=0)["text"])[:HELD_OUT]
     torch.manual_seed(0)
     model = made.build().to(rt.device)
-    print(f"pydocs-{chosen.model}: {tf.count_parameters(model):,} parameters, {len(stream):,} tokens of text")
+    print(f"pydocs-{chosen.model}: {transformer.count_parameters(model):,} parameters, {len(stream):,} tokens of text")
     tokens = hashlib.sha256(stream.tobytes()).hexdigest()
     log = training.fit(model, made.batches(stream), made.settings, made.loss, folder=chosen.work / chosen.model,
                        data=f"{chosen.model} {tokens}", dtype=torch.bfloat16)  # fmt: skip
-    if isinstance(model, tf.EncoderDecoder):
+    if isinstance(model, transformer.EncoderDecoder):
         model = as_t5(model)
     facts = {"data_sha256": fingerprint["sha256"], "documents": len(documents), "stream": len(stream)}
     facts |= {"device": rt.device.type, "dtype": "bfloat16"}

@@ -85,7 +85,7 @@ def special_tokens(sentinels: int = SENTINELS) -> list[str]:
 
 
 def train_for_models(texts: Iterable[str], vocab_size: int = 4096, sentinels: int = SENTINELS) -> Tokenizer:
-    """Train one byte-level BPE for GPT, BERT and T5, as ``benchmarks/tokenizer.py`` does for the one that is shipped.
+    """Train one byte-level BPE for GPT, BERT and T5, as ``benchmarks/train_tokenizer.py`` does for the shipped one.
 
     It differs from :func:`train_byte_bpe` in its special tokens, and in that every digit is a token of its own, as in
     LLaMA (Touvron et al. 2023). The same texts give the same tokenizer, byte for byte, in any order.
@@ -139,7 +139,7 @@ def load_tokenizer(family: str = "gpt", path: str | Path | None = None) -> "PreT
         raise ValueError(f"family={family!r}: it takes {', '.join(FAMILIES)}")
     file = Path(str(files("llmbook") / "pretrained" / "tokenizer.json")) if path is None else Path(path)
     if not file.is_file():
-        raise FileNotFoundError(f"{file} does not exist: make it with `python benchmarks/tokenizer.py`")
+        raise FileNotFoundError(f"{file} does not exist: make it with `python benchmarks/train_tokenizer.py`")
     tokenizer = Tokenizer.from_file(str(file))
     ids = {token: tokenizer.token_to_id(token) for token in (BOS, EOS)}
     if family == "bert":

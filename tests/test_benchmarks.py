@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-import language_models
+import ch01_language_models
+import ch02_three_families
+import ch10_recipes
+import ch10_training_speed
 import pretrain
-import recipes
 import recording
-import three_families
-import training_speed
 from llmbook import hub, runtime, training
 from llmbook.transformer import Decoder, Encoder, EncoderDecoder, TransformerConfig
 
 
 def test_the_chapters_engine_trains_and_scores_every_model():
-    chapter = language_models.engine(runtime.setup())
+    chapter = ch01_language_models.engine(runtime.setup())
     stream = torch.arange(20_000) % 30  # each token tells the next one
     document = (np.arange(200) % 30).astype(np.int32)
     assert len(chapter["RATES"]) == 3
@@ -33,9 +33,11 @@ def test_the_chapters_engine_trains_and_scores_every_model():
 
 
 def test_the_second_chapters_engine_trains_every_family_and_asks_it_in_every_way():
-    chapter = three_families.engine(runtime.setup())
+    chapter = ch02_three_families.engine(runtime.setup())
     chapter["train"] = chapter["train"][:300]
-    runs = [run for name in chapter["FAMILIES"] for run in three_families.family_runs(chapter, name, passes=1, seed=0)]
+    runs = [
+        run for name in chapter["FAMILIES"] for run in ch02_three_families.family_runs(chapter, name, passes=1, seed=0)
+    ]
     assert [run["method"] for run in runs] == list(chapter["METHODS"])
     assert all(0.02 < run["gaps"] < 1 for run in runs)  # one of 700 words at random would be 0.001
     assert len({run["parameters"] for run in runs}) == 1
@@ -45,9 +47,9 @@ def test_the_models_whose_speed_is_compared_learn_the_same():
     torch.manual_seed(0)
     model = Decoder(TransformerConfig(50, d_model=32, num_layers=1, num_heads=2))
     batches = training.Windows(np.arange(2000) * 7 % 50, 16, 4)
-    runs = training_speed.measure(model, batches, steps=8, rounds=1, device=torch.device("cpu"))
+    runs = ch10_training_speed.measure(model, batches, steps=8, rounds=1, device=torch.device("cpu"))
     losses = {run["variant"]: run["loss"] for run in runs}
-    assert list(losses) == list(training_speed.VARIANTS) and runs[0]["ratio"] == 1
+    assert list(losses) == list(ch10_training_speed.VARIANTS) and runs[0]["ratio"] == 1
     assert abs(losses["ours, float32"] - losses["transformers, float32"]) < 1e-3
     assert abs(losses["ours, bfloat16"] - losses["ours, float32"]) < 0.05
     assert all(run["tokens_per_s"] > 0 and 0 < run["batch_share"] < 1 for run in runs)
@@ -120,9 +122,9 @@ def test_a_published_model_has_weights_tokenizer_curve_and_a_card_that_fits(name
 
 
 def test_each_recipe_of_the_comparison_trains_on_its_share_and_both_loops_agree(monkeypatch):
-    monkeypatch.setattr(recipes, "VOCAB_SIZE", 50)
-    monkeypatch.setattr(recipes, "WINDOW", 16)
-    monkeypatch.setattr(recipes, "BATCH", 4)
+    monkeypatch.setattr(ch10_recipes, "VOCAB_SIZE", 50)
+    monkeypatch.setattr(ch10_recipes, "WINDOW", 16)
+    monkeypatch.setattr(ch10_recipes, "BATCH", 4)
     stream = np.arange(5000) * 7 % 50
     test = training.Windows(stream, 16, 16)(0)
 
@@ -131,8 +133,8 @@ def test_each_recipe_of_the_comparison_trains_on_its_share_and_both_loops_agree(
         return training.next_token_loss(model.eval(), test).item()
 
     shape = {"d_model": 32, "num_layers": 1, "num_heads": 2, "d_ff": 64}
-    runs = recipes.measure(shape, stream, score, 24, [0], rates=(3e-3,))
-    assert [run["variant"] for run in runs] == list(recipes.variants(0.1))
+    runs = ch10_recipes.measure(shape, stream, score, 24, [0], rates=(3e-3,))
+    assert [run["variant"] for run in runs] == list(ch10_recipes.variants(0.1))
     assert [run["tokens"] for run in runs] == [24 * 64] * 6 + [12 * 64, 8 * 64]
     theirs, ours = runs[0]["bits_per_byte"], runs[1]["bits_per_byte"]
     assert abs(theirs - ours) < 0.1 and theirs < math.log(50) - 0.5  # other initial weights, the same training

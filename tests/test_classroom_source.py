@@ -198,8 +198,8 @@ def test_a_students_name_goes_into_the_set_up_cell_as_a_string(write):
     assignment = source.read(write(GOOD))
     assert assignment.has_variants
     space = {}
-    exec(assignment.preamble_for("Jane \"J\" O'Neil\n\\1"), space)
-    assert space["STUDENT"] == "Jane \"J\" O'Neil\n\\1"
+    exec(assignment.preamble_for('Jane "J" O\'Neil\n\\1'), space)
+    assert space["STUDENT"] == 'Jane "J" O\'Neil\n\\1'
     plain = source.read(write(GOOD.replace('STUDENT = ""  # your name\n', "")))
     assert not plain.has_variants and plain.preamble_for("Jane") == plain.preamble
 

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from llmbook.corpora import (
     CorpusError,
+    _pydocs,
     cache,
     catalogs,
     code,
     describe,
-    documents,
     duplicates,
     installed,
     pydocs,
@@ -60,7 +60,7 @@ def everything(corpus):
 
 
 def test_documents(folder):
-    rows = everything(documents._pydocs({"numpy": folder}))
+    rows = everything(_pydocs._pydocs({"numpy": folder}))
     assert sorted(row["name"] for row in rows) == sorted(
         [f"numpy.f{n}" for n in range(0, 12, 2)] + [f"numpy.more.f{n}" for n in range(1, 12, 2)]
     )
@@ -69,20 +69,20 @@ def test_documents(folder):
 
 
 def test_two_builds_anywhere_with_any_number_of_processes_are_equal(folder, tmp_path, monkeypatch):
-    first = describe(documents._pydocs({"numpy": folder}))
+    first = describe(_pydocs._pydocs({"numpy": folder}))
     monkeypatch.setenv("LLMBOOK_CACHE", str(tmp_path / "another"))
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     elsewhere = fake_package(tmp_path / "elsewhere")
-    assert describe(documents._pydocs({"numpy": elsewhere})) == first
+    assert describe(_pydocs._pydocs({"numpy": elsewhere})) == first
     assert [f.name for f in (tmp_path / "another").glob("pydocs*")] == [
         f.name for f in (tmp_path / "cache").glob("pydocs*")
     ]
 
 
 def test_another_content_is_another_corpus(folder, tmp_path):
-    first = describe(documents._pydocs({"numpy": folder}))
+    first = describe(_pydocs._pydocs({"numpy": folder}))
     (folder / "more.py").write_text("")
-    assert describe(documents._pydocs({"numpy": folder}))["sha256"] != first["sha256"]
+    assert describe(_pydocs._pydocs({"numpy": folder}))["sha256"] != first["sha256"]
     assert len(list((tmp_path / "cache").glob("pydocs*"))) == 2
 
 
@@ -126,7 +126,7 @@ def test_the_content_hash_is_of_the_values_alone(rows, cut):
 
 @pytest.mark.parametrize("damage", ["changed", "missing", "no manifest", "bad manifest"])
 def test_a_damaged_cache_is_one_clear_error(folder, tmp_path, damage):
-    documents._pydocs({"numpy": folder})
+    _pydocs._pydocs({"numpy": folder})
     (built,) = (tmp_path / "cache").glob("pydocs-*")
     data = next(built.rglob("*.arrow"))
     if damage == "changed":
@@ -140,14 +140,14 @@ def test_a_damaged_cache_is_one_clear_error(folder, tmp_path, damage):
     else:
         (built / cache.MANIFEST).write_text("[]")
     with pytest.raises(CorpusError, match=rf"^[^\n]*{built}[^\n]*delete that folder[^\n]*$"):
-        documents._pydocs({"numpy": folder})
+        _pydocs._pydocs({"numpy": folder})
 
 
 def test_a_cache_folder_that_cannot_be_made_is_one_clear_error(folder, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("LLMBOOK_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(CorpusError, match=r"^[^\n]*/file/cache[^\n]*Not a directory[^\n]*set LLMBOOK_CACHE[^\n]*$"):
-        documents._pydocs({"numpy": folder})
+        _pydocs._pydocs({"numpy": folder})
 
 
 def test_a_full_disk_is_one_clear_error_and_nothing_stays(folder, tmp_path, monkeypatch):
@@ -160,7 +160,7 @@ def test_a_full_disk_is_one_clear_error_and_nothing_stays(folder, tmp_path, monk
         with pytest.raises(
             CorpusError, match=rf"^[^\n]*{full}[^\n]*No space left on device[^\n]*free some space[^\n]*$"
         ):
-            documents._pydocs({"numpy": folder})
+            _pydocs._pydocs({"numpy": folder})
         assert [path.name for path in full.iterdir()] == ["build.lock"]
     finally:
         subprocess.run(["umount", full], check=True)
@@ -172,9 +172,9 @@ import resource, signal
 from pathlib import Path
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
-from llmbook.corpora import CorpusError, documents
+from llmbook.corpora import CorpusError, _pydocs
 try:
-    documents._pydocs({{"numpy": Path({str(folder)!r})}})
+    _pydocs._pydocs({{"numpy": Path({str(folder)!r})}})
 except CorpusError as error:
     print(error)
 """
@@ -251,7 +251,7 @@ def test_a_builder_killed_while_it_writes_leaves_nothing_for_ever(tmp_path, monk
 
 def test_a_builder_killed_while_it_reads_leaves_no_process(folder, tmp_path):
     (folder / "slow.py").write_text("x = 1\n" * 20_000)
-    script = "import sys, pathlib\nfrom llmbook.corpora import documents\n"
+    script = "import sys, pathlib\nfrom llmbook.corpora import _pydocs\n"
     script += "print(flush=True)\ndocuments._pydocs({str(n): pathlib.Path(sys.argv[1]) for n in range(20)})"
     killed = start(script, str(folder))
     killed.stdout.readline()
@@ -280,8 +280,8 @@ def run(script: str, *arguments: str) -> str:
 
 
 def test_a_script_without_a_main_guard_can_build(folder):
-    script = "import sys, pathlib\nfrom llmbook.corpora import documents\nprint('once')\n"
-    assert run(script + "documents._pydocs({'numpy': pathlib.Path(sys.argv[1])})", str(folder)) == "once\n"
+    script = "import sys, pathlib\nfrom llmbook.corpora import _pydocs\nprint('once')\n"
+    assert run(script + "_pydocs._pydocs({'numpy': pathlib.Path(sys.argv[1])})", str(folder)) == "once\n"
 
 
 def test_import_does_no_work():
@@ -306,5 +306,5 @@ print({package.module for package in installed.PACKAGES} & set(sys.modules))
 
 def test_settings_of_datasets_stay_as_they_were(folder):
     datasets.enable_progress_bars()
-    documents._pydocs({"numpy": folder})
+    _pydocs._pydocs({"numpy": folder})
     assert not datasets.are_progress_bars_disabled() and datasets.is_caching_enabled()

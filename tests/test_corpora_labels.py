@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmbook.corpora import documents, labels
+from llmbook.corpora import _pydocs, labels
 
 NUMPY = '''"""Arrays for everyone who has numbers in the plural, as numpy (np) has them, and scipy.linalg."""
 class Array:
@@ -64,9 +64,9 @@ def corpus(tmp_path_factory):
     root = tmp_path_factory.mktemp("labels")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LLMBOOK_CACHE", str(root / "cache"))
-        patch.setattr(documents.duplicates, "split_of", lambda cluster: "test" if "torch" in cluster else "train")
+        patch.setattr(_pydocs.duplicates, "split_of", lambda cluster: "test" if "torch" in cluster else "train")
         folders = {"numpy": write(root, "numpy", core=NUMPY), "torch": write(root, "torch", functional=TORCH)}
-        yield documents._pydocs(folders)
+        yield _pydocs._pydocs(folders)
 
 
 def rows(task):

@@ -5,7 +5,7 @@ import zipfile
 import datasets
 import pytest
 
-from llmbook.corpora import CorpusError, online, public
+from llmbook.corpora import CorpusError, _online, online
 
 QUESTION = {"id": "1", "title": "t", "context": "c", "question": "q", "answers": {"text": ["c"], "answer_start": [0]}}
 ROWS = {
@@ -37,7 +37,7 @@ def put(folder, name, split, *rows):
     datasets.Dataset.from_list(list(rows)).to_parquet(folder / name / f"{split}.parquet")
 
 
-@pytest.mark.parametrize("name", public.PUBLIC_SETS)
+@pytest.mark.parametrize("name", _online.PUBLIC_SETS)
 def test_a_mirror_serves_every_set(name, mirror):
     put(mirror, name, "train", *[ROWS[name]] * 4)
     put(mirror, name, "validation", ROWS[name])
@@ -82,7 +82,7 @@ def test_an_unknown_name_lists_the_known_ones():
 
 
 def test_every_set_is_pinned_to_a_commit_and_has_an_offline_stand_in():
-    for wanted in public.PUBLIC_SETS.values():
+    for wanted in _online.PUBLIC_SETS.values():
         assert re.fullmatch("[0-9a-f]{40}", wanted.revision)
         assert callable(getattr(__import__("llmbook.corpora").corpora, wanted.offline))
 
@@ -97,17 +97,17 @@ def hub(monkeypatch):
         return datasets.DatasetDict(train=datasets.Dataset.from_list([ROWS[asked.pop("name")]]))
 
     monkeypatch.delenv("LLMBOOK_MIRROR", raising=False)
-    monkeypatch.setattr(public, "_answers", lambda address: True)
+    monkeypatch.setattr(_online, "_answers", lambda address: True)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     return asked
 
 
-@pytest.mark.parametrize("name", [name for name, wanted in public.PUBLIC_SETS.items() if not wanted.files])
+@pytest.mark.parametrize("name", [name for name, wanted in _online.PUBLIC_SETS.items() if not wanted.files])
 def test_the_hub_is_asked_for_the_pinned_commit(name, hub):
     hub["name"] = name
     online(name)
-    path, config, revision, *_ = public.PUBLIC_SETS[name]
+    path, config, revision, *_ = _online.PUBLIC_SETS[name]
     assert hub == {"path": path, "config": config, "revision": revision, "split": None}
 
 
@@ -120,7 +120,7 @@ def test_another_part_of_a_set_is_asked_for_by_its_name(hub):
 def test_a_set_with_a_script_is_read_from_its_archive_at_the_pinned_commit(hub):
     hub["name"] = "cmmlu"
     online("cmmlu", config="law")
-    address = f"hf://datasets/haonan-li/cmmlu@{public.PUBLIC_SETS['cmmlu'].revision}/cmmlu_v1_0_1.zip"
+    address = f"hf://datasets/haonan-li/cmmlu@{_online.PUBLIC_SETS['cmmlu'].revision}/cmmlu_v1_0_1.zip"
     assert hub["path"] == "csv"
     assert hub["data_files"] == {part: f"zip://{part}/law.csv::{address}" for part in ("dev", "test")}
 
@@ -133,6 +133,6 @@ def test_tables_in_an_archive_are_read_as_the_addresses_say(tmp_path, monkeypatc
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    files = {part: address.format(config="law", root=tmp_path) for part, address in public.PUBLIC_SETS["cmmlu"].files}
+    files = {part: address.format(config="law", root=tmp_path) for part, address in _online.PUBLIC_SETS["cmmlu"].files}
     found = datasets.load_dataset("csv", data_files=files, cache_dir=str(tmp_path / "cache"))
     assert {part: rows[0] for part, rows in found.items()} == {"dev": row, "test": row}

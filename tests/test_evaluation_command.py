@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from llmbook import hub, tokenization
-from llmbook.evaluation import command, items, report, scoring
+from llmbook.evaluation import command, items, record_page, scoring
 from llmbook.evaluation.items import Benchmark, Item, Template
 from llmbook.transformer import Decoder, Encoder, EncoderDecoder, TransformerConfig
 
@@ -184,7 +184,7 @@ def test_an_encoder_is_judged_where_that_makes_sense(encoder_folder, tmp_path):
     colours, written, text = record["results"]
     assert colours["applies"] and colours["items"] == 3 and "masked" in colours["method"]
     assert not written["applies"] and not text["applies"]
-    assert "Does not apply" in (tmp_path / command.PAGE).read_text() and "does not apply" in report.table(record)
+    assert "Does not apply" in (tmp_path / command.PAGE).read_text() and "does not apply" in record_page.table(record)
 
 
 def test_an_encoder_is_asked_in_a_way_that_leaves_a_gap(encoder_folder, tmp_path):

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import evaluation_cost as benchmark
+import ch17_cost as benchmark
 from llmbook import hub
 from llmbook.evaluation import cost
 from llmbook.transformer import Decoder, Encoder, TransformerConfig

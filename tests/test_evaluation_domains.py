@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from llmbook import tokenization
-from llmbook import transformer as tf
+from llmbook import tokenization, transformer
 from llmbook.evaluation import domains
 from llmbook.evaluation.domains import Domain, Mixture, Transfer
 
@@ -133,7 +132,7 @@ def test_impossible_mixtures_are_refused(shares: list[float], message: str) -> N
 
 def test_log_probs_are_those_of_each_window_alone() -> None:
     torch.manual_seed(0)
-    model = tf.Decoder(tf.TransformerConfig(300, d_model=16, num_layers=1, num_heads=2))
+    model = transformer.Decoder(transformer.TransformerConfig(300, d_model=16, num_layers=1, num_heads=2))
     documents = [np.array([5, 6, 7, 8, 9, 0], dtype=np.int32), np.array([3, 0], dtype=np.int32)]
     found = domains.document_log_probs(model, documents, end=0, window=4)
     assert [len(line) for line in found] == [6, 2]
@@ -146,7 +145,7 @@ def test_log_probs_are_those_of_each_window_alone() -> None:
 
 def test_bits_of_a_uniform_model_are_the_tokens_times_the_vocabularys_bits() -> None:
     tokenizer = tokenization.train_byte_bpe(["a graph has nodes"], 280)
-    model = tf.Decoder(tf.TransformerConfig(280, d_model=8, num_layers=1, num_heads=1))
+    model = transformer.Decoder(transformer.TransformerConfig(280, d_model=8, num_layers=1, num_heads=1))
     with torch.no_grad():
         model.lm_head.weight.zero_()
     texts = ["a graph", "nodes and edges"]

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from nltk.translate.meteor_score import align_words, meteor_score
 from rouge_score.rouge_scorer import RougeScorer
 
-import metrics as benchmark
+import ch16_metrics as benchmark
 from llmbook import metrics
 
 KINDS = ("rouge1", "rouge2", "rougeL", "rougeLsum")

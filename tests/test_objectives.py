@@ -11,7 +11,7 @@ from torch import nn
 from torch.testing import assert_close
 from transformers.models.clip import modeling_clip
 
-import objectives as recorded
+import ch09_objectives as recorded
 from llmbook import objectives, runtime, tokenization
 from llmbook.objectives import IGNORE, SpecialTokens
 from llmbook.transformer import Stack, TransformerConfig, initialise

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.naive_bayes import MultinomialNB
 
-import data_pipeline
+import ch07_data_pipeline
 from llmbook import pipeline
 from llmbook.corpora.duplicates import jaccard, shingles
 from llmbook.pipeline.engine import Job, datatrove_steps
@@ -440,7 +440,7 @@ def test_an_empty_source_and_no_workers_are_refused(tmp_path, source):
 
 
 def test_the_chapters_engine_crawls_and_races_every_step(tmp_path):
-    chapter = data_pipeline.engine(tmp_path)
+    chapter = ch07_data_pipeline.engine(tmp_path)
     row = next(chapter["crawl"]())
     assert set(row) == {"id", "package", "text", "licence"}
     assert len(chapter["contest"]) == 3
@@ -450,7 +450,7 @@ def test_the_chapters_engine_crawls_and_races_every_step(tmp_path):
 
 def test_the_benchmark_compares_loop_and_engine(tmp_path):
     records = [{"id": str(i), "text": PROSE} for i in range(8)]
-    assert set(data_pipeline.engine_runs(tmp_path, records)) == {
+    assert set(ch07_data_pipeline.engine_runs(tmp_path, records)) == {
         "plain loop",
         "datatrove, 1 worker",
         "datatrove, 2 workers",

@@ -16,7 +16,7 @@ from transformers.models.mpt.modeling_mpt import MptModel
 from transformers.models.t5.modeling_t5 import T5Attention
 from transformers.models.xlm.modeling_xlm import create_sinusoidal_embeddings
 
-import positions as benchmark
+import ch04_positions as benchmark
 from llmbook import runtime
 from llmbook.attention import MultiHeadAttention, causal_mask, scaled_dot_product_attention
 from llmbook.positions import (

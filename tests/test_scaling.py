@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import scaling as benchmark
+import ch11_scaling as benchmark
 from llmbook import scaling, training
 from llmbook.transformer import Decoder, TransformerConfig, count_parameters, flops_per_token
 from recording import ROOT
@@ -192,7 +192,7 @@ def test_a_branch_of_the_plateau_is_the_run_with_that_end():
 
 
 def test_the_record_counts_parameters_and_operations_as_the_package_does():
-    record = json.loads((ROOT / "results" / "scaling.json").read_text())
+    record = json.loads((ROOT / "llmbook" / "results" / "scaling.json").read_text())
     for width, shape in record["shapes"].items():
         config = TransformerConfig(512, int(width), shape["num_layers"], shape["num_heads"], d_ff=shape["d_ff"])
         assert shape["parameters"] == scaling.parameters_of(config, embeddings=False)

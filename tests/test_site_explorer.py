@@ -18,7 +18,7 @@ import torch
 from browsing import PHONE, ROOT, SCREEN, build_site, new_context, serious_barriers, serve, watched_page
 from playwright.sync_api import expect
 
-from llmbook import generation, hub, positions, reading, tokenization
+from llmbook import generation, hub, interventions, positions, tokenization
 from llmbook.attention import causal_mask, scaled_dot_product_attention
 from llmbook.explore import explore, pictures
 from llmbook.transformer import Decoder, Encoder, TransformerConfig
@@ -356,8 +356,8 @@ def test_cache_layers_and_switched_off_heads_are_those_of_python(open_page, mode
 
         return change
 
-    with reading.changed(model.stack.blocks[0].attention.heads, silence(1)), \
-            reading.changed(model.stack.blocks[2].attention.heads, silence(3)):  # fmt: skip
+    with interventions.changed(model.stack.blocks[0].attention.heads, silence(1)), \
+            interventions.changed(model.stack.blocks[2].attention.heads, silence(3)):  # fmt: skip
         without, changed, _ = expected(models["single"], ids[:20])
     off = ask(page, ids=ids[:20], off=[[0, 1], [2, 3]])
     assert abs(off["logits"] - without[-1]).max() < 1e-5 and abs(off["attention"] - changed).max() < 1e-5

@@ -116,7 +116,7 @@ def test_views_draw_without_another_host(open_page, theme, size):
 
 def test_pages_share_one_script_and_pictures_are_files(open_page, site):
     html = (site / PAGE).read_text()
-    assert html.count("lm-bertviz\"") == 3 and "data-scripts" not in html and "data:image/png" not in html
+    assert html.count('lm-bertviz"') == 3 and "data-scripts" not in html and "data:image/png" not in html
     assert "DecompressionStream" not in html
     pictures = re.findall(r'<img [^>]*alt="[^"]+" src="\.\./\.\./(_images/attention-\w+\.png)"', html)
     assert len(pictures) == 3 and all((site / name).is_file() for name in pictures)

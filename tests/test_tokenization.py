@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-import tokenizer as benchmark
+import train_tokenizer as benchmark
 from llmbook.tokenization import (
     BOS,
     END_OF_TEXT,
@@ -273,5 +273,5 @@ def test_bad_arguments_are_named(tmp_path):
         special_tokens(-1)
     with pytest.raises(ValueError, match="family='llama': it takes gpt, bert, t5"):
         load_tokenizer("llama")
-    with pytest.raises(FileNotFoundError, match=r"benchmarks/tokenizer\.py"):
+    with pytest.raises(FileNotFoundError, match=r"benchmarks/train_tokenizer\.py"):
         load_tokenizer(path=tmp_path / "none.json")

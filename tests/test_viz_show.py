@@ -282,9 +282,10 @@ def test_view_brings_scripts_picture_and_table(view, monkeypatch):
     assert data["view"] == view and code["libraries"].startswith("window.jQuery") and not code["tags"]
     assert "renderVis" in code[view] or "renderThumbnail" in code[view]
     assert "PYTHON_PARAMS;" not in code[view]
-    assert shown._repr_html_() == viz.show_attention(
-        attention=weights(2, 3, 8, 8), tokens=WORDS, view=view, label="Cats & mats"
-    )._repr_html_(), "re-run, the same"
+    assert (
+        shown._repr_html_()
+        == viz.show_attention(attention=weights(2, 3, 8, 8), tokens=WORDS, view=view, label="Cats & mats")._repr_html_()
+    ), "re-run, the same"
 
 
 def test_view_without_local_libraries_names_them_with_their_hashes(monkeypatch, tmp_path):

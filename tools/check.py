@@ -67,7 +67,7 @@ def stages(root: Path = ROOT) -> list[Stage]:
         Stage("unit and property tests", [*pytest, *parallel, *units], counted=True),
         Stage("rules of a chapter", [*pytest, *chapters], counted=True),
         Stage("notebooks", [*pytest, *parallel, *nbval, *notebooks], counted=True, environment=kernel_environment()),
-        Stage("site build", [python, "tools/site.py"]),
+        Stage("site build", [python, "tools/build_site.py"]),
         Stage("site in a browser", [*pytest, *browser], counted=True, needs="site build"),
         Stage("links", [*pytest, *links], counted=True, needs="site build"),
     ]

@@ -59,8 +59,11 @@ class Typesetter:
 
 def display_tex(text: str) -> str:
     """Join the paragraphs of a displayed equation the way Sphinx does: lines of one block are aligned."""
-    parts = [part if r"\\" not in part else rf"\begin{{split}}{part}\end{{split}}"
-             for part in text.split("\n\n") if part.strip()]
+    parts = [
+        part if r"\\" not in part else rf"\begin{{split}}{part}\end{{split}}"
+        for part in text.split("\n\n")
+        if part.strip()
+    ]
     return parts[0] if len(parts) == 1 else r"\begin{aligned}" + r"\\".join(parts) + r"\end{aligned}"
 
 

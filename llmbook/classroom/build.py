@@ -23,7 +23,7 @@ from llmbook.files import write_whole
 
 SEED = 20261122  # of the hidden cases for nbgrader and otter, which keep one set; `llmbook grade` draws new ones
 ANSWER_SECONDS = 60
-CONFIG = f'''\
+CONFIG = f"""\
 # The settings of the course; `nbgrader --help-all` lists all there are. Written by `make assignments`.
 c = get_config()  # noqa: F821
 c.CourseDirectory.course_id = "llmbook"
@@ -31,7 +31,7 @@ c.CourseDirectory.course_id = "llmbook"
 c.ClearSolutions.code_stub = {{"python": ""}}
 c.ExecutePreprocessor.timeout = {ANSWER_SECONDS}
 c.ExecutePreprocessor.startup_timeout = 120
-'''
+"""
 
 
 def instructions(assignment: Assignment) -> str:
@@ -99,11 +99,13 @@ def _notebook(assignment: Assignment, answers: Mapping[str, str], hidden: bool, 
         ]
     notebook = new_notebook(cells=cells)
     notebook.nbformat_minor = 5
-    notebook.metadata = nbformat.from_dict({
-        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-        "language_info": {"name": "python"},
-        "llmbook": {"assignment": assignment.id, "version": assignment.version},
-    })
+    notebook.metadata = nbformat.from_dict(
+        {
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "language_info": {"name": "python"},
+            "llmbook": {"assignment": assignment.id, "version": assignment.version},
+        }
+    )
     nbformat.validate(notebook)
     return notebook
 

@@ -177,8 +177,10 @@ class _Reader:
                     raise self.error("there is one set-up cell, and it stands before the first question")
                 preamble = source
             elif not cells:
-                raise self.error(f"a cell with the role {role} outside of a question: begin the question with "
-                                 "a Markdown cell `## Question 1: title`")
+                raise self.error(
+                    f"a cell with the role {role} outside of a question: begin the question with "
+                    "a Markdown cell `## Question 1: title`"
+                )
             else:
                 cells.append((position, role, cell))
         close()
@@ -260,9 +262,20 @@ class _Reader:
         if len(wrong) < WRONG_AT_LEAST:
             raise self.error(f"{len(wrong)} wrong solutions; a question has at least {WRONG_AT_LEAST}")
         return Question(
-            id=data["id"], title=heading[2].strip(), level=data["level"], teaches=data["teaches"],
-            points=data["points"], name=data["name"], kind=data["kind"], prompt=prompt, starter=starter,
-            solution=solution, public=public, cases=cases, tolerance=float(data["tolerance"]), wrong=tuple(wrong),
+            id=data["id"],
+            title=heading[2].strip(),
+            level=data["level"],
+            teaches=data["teaches"],
+            points=data["points"],
+            name=data["name"],
+            kind=data["kind"],
+            prompt=prompt,
+            starter=starter,
+            solution=solution,
+            public=public,
+            cases=cases,
+            tolerance=float(data["tolerance"]),
+            wrong=tuple(wrong),
         )
 
     def defined(self, code: str) -> set[str]:

@@ -1,8 +1,10 @@
 """Text that the machine holds already, with labels that people wrote, as Hugging Face data sets (all chapters)."""
 
+from llmbook.corpora._catalogs import catalogs
+from llmbook.corpora._code import code
+from llmbook.corpora._online import online
+from llmbook.corpora._pydocs import pydocs
 from llmbook.corpora.cache import CorpusError, describe
-from llmbook.corpora.catalogues import catalogs
-from llmbook.corpora.documents import pydocs
 from llmbook.corpora.labels import (
     named_entities,
     question_answering,
@@ -11,8 +13,6 @@ from llmbook.corpora.labels import (
     summarisation,
     topic_classification,
 )
-from llmbook.corpora.public import online
-from llmbook.corpora.sources import code
 
 __all__ = [
     "CorpusError",

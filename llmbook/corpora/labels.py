@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from llmbook.corpora import docstrings
+from llmbook.corpora._pydocs import pydocs
 from llmbook.corpora.cache import cached, describe
-from llmbook.corpora.documents import pydocs
 from llmbook.corpora.installed import PACKAGES
 
 if TYPE_CHECKING:

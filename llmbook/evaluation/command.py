@@ -29,7 +29,7 @@ import torch
 from tqdm.auto import tqdm
 
 from llmbook import corpora, runtime
-from llmbook.evaluation import items, report, scoring
+from llmbook.evaluation import items, record_page, scoring
 from llmbook.evaluation.items import Benchmark, Item
 from llmbook.evaluation.statistics import wilson_interval
 from llmbook.files import write_whole
@@ -492,7 +492,7 @@ def evaluate(
         "results": lines + refused,
         "chunks": {name: chunks[name] for name in wanted},
     }
-    page = report.page(record)
+    page = record_page.page(record)
     write_whole(out / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     write_whole(out / PAGE, page)
     (out / UNFINISHED).unlink(missing_ok=True)
@@ -540,6 +540,6 @@ def run(arguments: argparse.Namespace) -> int:
         )
     except corpora.CorpusError as error:  # the questions could not be made, or not be stored
         raise OSError(str(error)) from error
-    print(report.table(record))
+    print(record_page.table(record))
     print(f"{out / RECORD}\n{out / PAGE}")
     return 0

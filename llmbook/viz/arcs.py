@@ -72,7 +72,7 @@ def attention_view(
         f"<style>{STYLE}</style>{buttons}"
         f'<div class="lm-stage"><svg aria-hidden="true"></svg><div class="lm-tokens">{chips}</div></div>'
         f"{strongest(array, shown, label, head_label, numbers)}"
-        f'<script>{SCRIPT.replace("NAME", name).replace("DATA", data)}</script></figure>'
+        f"<script>{SCRIPT.replace('NAME', name).replace('DATA', data)}</script></figure>"
     )
     return AttentionView(html, f"AttentionView({len(tokens)} tokens, {len(array)} heads)")
 

@@ -59,9 +59,7 @@ class InteractiveView:
         return self._summary
 
 
-def interactive_view(
-    parts: Sequence[Attention], view: str, label: str, labels: Mapping[str, str]
-) -> InteractiveView:
+def interactive_view(parts: Sequence[Attention], view: str, label: str, labels: Mapping[str, str]) -> InteractiveView:
     """Put a view of BertViz, its stand-in and its table together; all of it is text that a notebook stores."""
     picture = png(attention_grid(parts, labels))
     html = (

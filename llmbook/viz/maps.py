@@ -120,8 +120,7 @@ def attention_grid(parts: Sequence[Attention], labels: Mapping[str, str], width:
     with plt.style.context(STYLE_SHEET):
         shapes = [_grid_shape(part, width) for part in parts]
         heights = [
-            rows * (cell[1] + 0.3 * part.one_layer) + 1.1
-            for part, (rows, _, cell) in zip(parts, shapes, strict=True)
+            rows * (cell[1] + 0.3 * part.one_layer) + 1.1 for part, (rows, _, cell) in zip(parts, shapes, strict=True)
         ]
         columns = max(columns * cell[0] for _, columns, cell in shapes)
         figure = plt.figure(figsize=(min(width, columns + 2.1), sum(heights)))

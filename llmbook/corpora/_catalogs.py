@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmbook.corpora import duplicates, installed
+from llmbook.corpora._pydocs import into_splits
 from llmbook.corpora.cache import CorpusError, cached
-from llmbook.corpora.documents import into_splits
 from llmbook.corpora.installed import Package
 
 if TYPE_CHECKING:

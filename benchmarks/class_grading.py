@@ -2,10 +2,10 @@
 
 The class works on one assignment: most notebooks are solved, some are wrong in one question, untouched, or end in a
 loop. Both graders get the same files; nbgrader runs them one after the other, as it does, and unprotected. Marks on
-which the two differ end the run. `results/grading.json`, with the machine's load, which slows both.
+which the two differ end the run. `llmbook/results/grading.json`, with the machine's load, which slows both.
 
-    python benchmarks/grading.py                          # 200 notebooks of assignment 03, two at a time
-    python benchmarks/grading.py --students 20 --beside 5
+    python benchmarks/class_grading.py                          # 200 notebooks of assignment 03, two at a time
+    python benchmarks/class_grading.py --students 20 --beside 5
 """
 
 import argparse
@@ -127,7 +127,9 @@ def main() -> None:
     parser.add_argument("--students", type=int, default=200, help="the class (default: %(default)s)")
     parser.add_argument("--beside", type=int, default=20, help="of them for nbgrader (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="notebooks at a time (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=ROOT / "results" / "grading.json", help="default: %(default)s")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "llmbook" / "results" / "grading.json", help="default: %(default)s"
+    )
     options = parser.parse_args()
     record = origin()
     path = source.find(options.assignment)

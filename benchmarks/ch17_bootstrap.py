@@ -1,9 +1,9 @@
-"""How long 10,000 bootstrap resamples of 5,000 items take on one thread: `results/bootstrap.json`.
+"""How long 10,000 bootstrap resamples of 5,000 items take on one thread: `llmbook/results/bootstrap.json`.
 
 Right and wrong answers (few levels) and graded scores (as many levels as items) go different ways, see
 `llmbook.evaluation.statistics`; both have to stay under two seconds. SciPy's bootstrap runs in the same process.
 
-    OMP_NUM_THREADS=1 python benchmarks/bootstrap.py
+    OMP_NUM_THREADS=1 python benchmarks/ch17_bootstrap.py
 """
 
 import time
@@ -52,7 +52,7 @@ def main() -> None:
         runs.append({"values": name, "seconds": round(ours, 4), "scipy_seconds": round(scipy, 3)})
         print(runs[-1], flush=True)
     record |= {"items": ITEMS, "resamples": RESAMPLES, "limit_seconds": LIMIT, "scipy": version("scipy"), "runs": runs}
-    write(ROOT / "results" / "bootstrap.json", record)
+    write(ROOT / "llmbook" / "results" / "bootstrap.json", record)
     if slow := [run for run in runs if run["seconds"] >= LIMIT]:
         raise SystemExit(f"over the limit: {slow}")
 

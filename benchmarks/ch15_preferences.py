@@ -1,12 +1,12 @@
-"""Chapter 15's longer runs: `results/preferences.json`.
+"""Chapter 15's longer runs: `llmbook/results/preferences.json`.
 
 Runs the chapter's own code (the cells tagged `engine` of its manuscript), so nothing is defined twice: T5 on four tasks
 in two ways, instruction tuning with two losses, and from each tuned model a reward model, DPO, GRPO and best of n.
 Runs that the file holds already, made by the same code, are kept: repeat the command until nothing is left to do. Two
 may run at a time, with other parts or seeds.
 
-    python benchmarks/preferences.py --minutes 4.5
-    python benchmarks/preferences.py --parts preferences --seeds 1
+    python benchmarks/ch15_preferences.py --minutes 4.5
+    python benchmarks/ch15_preferences.py --parts preferences --seeds 1
 """
 
 import argparse
@@ -49,7 +49,7 @@ class Record:
 
     def __init__(self, chapter: dict[str, Any], minutes: float, about: dict[str, Any]) -> None:
         """Take what is to be said about the runs."""
-        self.path, self.end = ROOT / "results" / "preferences.json", time.monotonic() + 60 * minutes
+        self.path, self.end = ROOT / "llmbook" / "results" / "preferences.json", time.monotonic() + 60 * minutes
         self.sha, self.command = chapter["engine_sha256"], about.pop("command")
         self.about = about | {"engine_sha256": self.sha}
 

@@ -1,9 +1,9 @@
-"""Chapter 7's steps against datatrove's own, in MB/s on one core: `results/data-pipeline.json`.
+"""Chapter 7's steps against datatrove's own, in MB/s on one core: `llmbook/results/data_pipeline.json`.
 
 Runs the chapter's own code (the cells tagged `engine` of its manuscript) on its whole crawl and on documents of
 `pydocs`, and the filter pipeline of the chapter under the engine with one and with two workers.
 
-    python benchmarks/data_pipeline.py --documents 4000
+    python benchmarks/ch07_data_pipeline.py --documents 4000
 """
 
 import argparse
@@ -49,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=int, default=4000, help="documents of pydocs besides the crawl")
     parser.add_argument("--repeats", type=int, default=3, help="runs of which the fastest counts")
-    parser.add_argument("--out", type=Path, default=ROOT / "results" / "data-pipeline.json")
+    parser.add_argument("--out", type=Path, default=ROOT / "llmbook" / "results" / "data_pipeline.json")
     args = parser.parse_args()
     record = origin()
     with tempfile.TemporaryDirectory() as folder:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from llmbook.reading import attention_rollout, changed, integrated_gradients, without_heads
+from llmbook.interventions import attention_rollout, changed, integrated_gradients, without_heads
 from llmbook.transformer import Decoder, TransformerConfig
 
 

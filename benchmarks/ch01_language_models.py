@@ -1,10 +1,10 @@
-"""Chapter 1's models on more and more text: `results/language-models.json`.
+"""Chapter 1's models on more and more text: `llmbook/results/language_models.json`.
 
 Runs the chapter's own code (the cells tagged `engine` of its manuscript), so nothing is defined twice. For every N and
 seed, each model is trained in one pass over the first N tokens of `pydocs`, shuffled as in the chapter, and scored on
 the chapter's held-out documents; Kneser-Ney of order 5 is counted on the same tokens.
 
-    python benchmarks/language_models.py --tokens 100000 300000 1000000 3000000 --width 256
+    python benchmarks/ch01_language_models.py --tokens 100000 300000 1000000 3000000 --width 256
 """
 
 import argparse
@@ -70,7 +70,7 @@ def main() -> None:
         tqdm.write(f"{kind.__name__} {n:,} tokens, seed {seed}: {bits:.3f} bits per byte, {seconds:.0f} s")
 
     record |= {"device": str(rt), "data": fingerprint, "width": arguments.width, "runs": runs}
-    write(ROOT / "results" / "language-models.json", record)
+    write(ROOT / "llmbook" / "results" / "language_models.json", record)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Chapter 14's learning curves and pools of mappings: `results/prompting.json`.
+"""Chapter 14's learning curves and pools of mappings: `llmbook/results/prompting.json`.
 
 Runs the chapter's own code (the cells tagged `engine` of its manuscript), so nothing is defined twice. Runs that the
 file holds already, made by the same code, are kept: repeat the command until nothing is left to do.
 
-    python benchmarks/prompting.py
-    python benchmarks/prompting.py --minutes 4.5
+    python benchmarks/ch14_prompting.py
+    python benchmarks/ch14_prompting.py --minutes 4.5
 """
 
 import argparse
@@ -63,7 +63,7 @@ def main() -> None:
     begin, record = time.monotonic(), origin()
     rt = runtime.setup()
     chapter = run_engine("14-prompting", LIBRARY | {"rt": rt})
-    path = ROOT / "results" / "prompting.json"
+    path = ROOT / "llmbook" / "results" / "prompting.json"
     kept = earlier(path, chapter["engine_sha256"])
     pools, runs = kept.get("pools", []), kept.get("runs", [])
     done = {(run["pool"], run["seed"]) for run in pools} | {(run["method"], run["each"], run["seed"]) for run in runs}

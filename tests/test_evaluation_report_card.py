@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llmbook.evaluation.cards import SECTIONS, Measurement, ReportCard
+from llmbook.evaluation.report_card import SECTIONS, Measurement, ReportCard
 
 ACCURACY = Measurement("accuracy", 0.5, 0.4, 0.6, 120)
 

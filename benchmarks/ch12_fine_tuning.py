@@ -1,11 +1,11 @@
-"""Chapter 12's grids: `results/fine_tuning.json`.
+"""Chapter 12's grids: `llmbook/results/fine_tuning.json`.
 
 Runs the chapter's own code (the cells tagged `engine` of its manuscript), so nothing is defined twice: learning curves
 over the number of labels (`curve`, `tags`, `spans`), over-fitting and its cures (`fits`), learning rate and batch size
 (`sweep`), and rare classes (`rare`), each from three seeds. Runs that the file holds already, made by the same code,
 are kept: repeat the command until nothing is left to do.
 
-    python benchmarks/fine_tuning.py --minutes 5
+    python benchmarks/ch12_fine_tuning.py --minutes 5
 """
 
 import argparse
@@ -33,7 +33,7 @@ LIBRARY = {
     "precision_recall_f1": precision_recall_f1, "Settings": Settings, "fit": fit, "make_optimizers": make_optimizers,
     "Encoder": Encoder,
 }  # fmt: skip
-PATH = ROOT / "results" / "fine_tuning.json"
+PATH = ROOT / "llmbook" / "results" / "fine_tuning.json"
 STARTS = ("pretrained", "from scratch")
 Run = dict[str, Any]
 

@@ -1,4 +1,4 @@
-"""What the recipe of the shipped models buys over `transformers`' own `Trainer`, part by part: `results/recipes.json`.
+"""What our recipe buys over `transformers`' own `Trainer`, part by part: `llmbook/results/recipes.json`.
 
 All runs train a Llama of one shape on the same windows of `pydocs` in the same order, in bfloat16, and are judged by
 bits per byte of held-out text. The first is `LlamaForCausalLM` under `Trainer` with its default settings, but for the
@@ -6,8 +6,8 @@ learning rate, which is the best of `RATES`. Each next run changes one thing mor
 recipe; its learning rates are those of the shipped model and are not tuned to this size. The last two train with a half
 and a third of the tokens.
 
-    python benchmarks/recipes.py --shape small --steps 240 --seeds 3       # what each part buys
-    python benchmarks/recipes.py --shape shipped --steps 2000 --seeds 1    # first and last at the shipped model's size
+    python benchmarks/ch10_recipes.py --shape small --steps 240 --seeds 3       # what each part buys
+    python benchmarks/ch10_recipes.py --shape shipped --steps 2000 --seeds 1  # first and last at that size
 """
 
 import argparse
@@ -23,13 +23,12 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import LlamaForCausalLM, Trainer, TrainingArguments
 
-from llmbook import corpora, hub, runtime, tokenization, training
-from llmbook import transformer as tf
+from llmbook import corpora, hub, runtime, tokenization, training, transformer
 from llmbook.metrics import bits_per_byte
 from pretrain import HELD_OUT, VOCAB_SIZE, next_token_log_probs
 from recording import ROOT, origin, write
 
-PATH = ROOT / "results" / "recipes.json"
+PATH = ROOT / "llmbook" / "results" / "recipes.json"
 SHAPES = {
     "small": {"d_model": 128, "num_layers": 2, "num_heads": 4, "d_ff": 344},
     "shipped": {"d_model": 256, "num_layers": 4, "num_heads": 4, "d_ff": 688},
@@ -39,10 +38,10 @@ RATES = (1e-3, 3e-3, 1e-2)
 ADAMW, MUON = 5e-3, 0.015
 
 
-def build(shape: dict[str, int], seed: int) -> tf.Decoder:
+def build(shape: dict[str, int], seed: int) -> transformer.Decoder:
     """Return a new model of a shape."""
     torch.manual_seed(seed)
-    return tf.Decoder(tf.TransformerConfig(VOCAB_SIZE, **shape))
+    return transformer.Decoder(transformer.TransformerConfig(VOCAB_SIZE, **shape))
 
 
 class Rows(torch.utils.data.Dataset):
@@ -182,7 +181,12 @@ def main() -> None:
     ends = ENDS if chosen.shape == "shipped" else None
     rates = RATES if chosen.rate is None else (chosen.rate,)
     runs = measure(shape, stream, score, chosen.steps, range(chosen.seeds), ends, rates)
-    record |= {"device": str(rt), "shape": shape, "parameters": tf.count_parameters(build(shape, 0)), "runs": runs}
+    record |= {
+        "device": str(rt),
+        "shape": shape,
+        "parameters": transformer.count_parameters(build(shape, 0)),
+        "runs": runs,
+    }
     whole = json.loads(PATH.read_text()) if PATH.exists() else {}
     write(PATH, whole | {chosen.shape: record})
 

@@ -1,4 +1,4 @@
-"""Build the site: ``python tools/site.py [--if-changed]``; the last line is the path of its first page.
+"""Build the site: ``python tools/build_site.py [--if-changed]``; the last line is the path of its first page.
 
 Pages are written into a folder of their own, which takes the place of ``_build/html`` when all is well: a build that
 fails or is stopped leaves the old site as it was. Every warning is an error and becomes one line: file, line, message.
@@ -26,10 +26,18 @@ BUILD = ROOT / "_build"
 SITE = BUILD / "html"
 PART = BUILD / "part"
 SOURCES = (
-    "_config.yml", "_toc.yml", "package-lock.json",
-    "book/**/*", "notebooks/**/*", "tools/site.py", "tools/vendor.py", "tools/purge.mjs",
+    "_config.yml",
+    "_toc.yml",
+    "package-lock.json",
+    "book/**/*",
+    "notebooks/**/*",
+    "tools/build_site.py",
+    "tools/vendor.py",
+    "tools/purge.mjs",
     "llmbook/viz/*",  # the script that draws the views
-    "llmbook/explore/*", "llmbook/pretrained/*", "llmbook/pretrained/*/*",  # the explorer and its models
+    "llmbook/explore/*",
+    "llmbook/pretrained/*",
+    "llmbook/pretrained/*/*",  # the explorer and its models
 )
 # What the theme brings and no page asks for (see vendor.subset_icons and book/_templates).
 UNUSED = (

@@ -6,8 +6,8 @@ The third stage matches synonyms from WordNet, which has to be downloaded; it is
 
 from collections.abc import Callable, Sequence
 
+from llmbook.metrics._rouge import stem
 from llmbook.metrics.checks import References, paired, several
-from llmbook.metrics.rouge_score import stem
 
 
 def _match(given: dict[int, str], right: dict[int, str]) -> list[tuple[int, int]]:

@@ -1,9 +1,9 @@
-"""Chapter 2's three families with more passes over the text: `results/three-families.json`.
+"""Chapter 2's three families with more passes over the text: `llmbook/results/three_families.json`.
 
 Runs the chapter's own code (the cells tagged `engine` of its manuscript), so nothing is defined twice. Every family is
 trained for each number of passes from each seed, and fills the chapter's held-out gaps in each of the chapter's ways.
 
-    python benchmarks/three_families.py --passes 1 3 10
+    python benchmarks/ch02_three_families.py --passes 1 3 10
 """
 
 import argparse
@@ -68,7 +68,7 @@ def main() -> None:
     sizes = {"sentences": len(chapter["train"]), "words": sum(map(len, chapter["train"]))}
     sizes["gaps"] = len(chapter["answers"])
     record |= {"device": str(rt), "data": corpora.describe(chapter["docs"]), "engine_sha256": chapter["engine_sha256"]}
-    write(ROOT / "results" / "three-families.json", record | sizes | {"runs": runs})
+    write(ROOT / "llmbook" / "results" / "three_families.json", record | sizes | {"runs": runs})
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Chapter 9's objectives on more text: `results/objectives.json`.
+"""Chapter 9's objectives on more text: `llmbook/results/objectives.json`.
 
 Runs the chapter's own code (the cells tagged `engine` of its manuscript), so nothing is defined twice. Every objective
 is trained in one pass over the same rows from each seed, then probed and fine-tuned on the chapter's two tasks. Runs
 that the file holds already, made by the same code, are kept: repeat the command until nothing is left to do.
 
-    python benchmarks/objectives.py --rows 8000
-    python benchmarks/objectives.py --rows 24000 --objectives CLM MLM "MLM + NSP"
+    python benchmarks/ch09_objectives.py --rows 8000
+    python benchmarks/ch09_objectives.py --rows 24000 --objectives CLM MLM "MLM + NSP"
 """
 
 import argparse
@@ -54,7 +54,7 @@ def main() -> None:
     begin, record = time.monotonic(), origin()
     rt = runtime.setup()
     chapter = engine(rt)
-    path = ROOT / "results" / "objectives.json"
+    path = ROOT / "llmbook" / "results" / "objectives.json"
     kept = earlier(path, chapter["engine_sha256"])
     runs, commands = kept.get("runs", []), kept.get("commands", [])
     done = {(run["objective"], run["rows"], run["seed"]) for run in runs}

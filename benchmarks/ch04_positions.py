@@ -1,10 +1,10 @@
-"""Chapter 4's schemes of positions in larger models, trained longer: `results/positions.json`.
+"""Chapter 4's schemes of positions in larger models, trained longer: `llmbook/results/positions.json`.
 
 Runs the chapter's own code (the cells tagged `engine` of its manuscript), so nothing is defined twice. Every scheme,
 T5's buckets included, is trained on texts of 64 tokens and tested up to 512: on the chapter's three questions about
 order, and as a language model on the bytes of `pydocs`.
 
-    python benchmarks/positions.py --layers 2 --steps 400 --bytes 1000000
+    python benchmarks/ch04_positions.py --layers 2 --steps 400 --bytes 1000000
 """
 
 import argparse
@@ -81,7 +81,7 @@ def main() -> None:
     settings = {"layers": arguments.layers, "steps": arguments.steps, "bytes": arguments.bytes}
     record |= {"engine_sha256": chapter["engine_sha256"], "device": str(rt), "data": fingerprint, **settings}
     record |= {"edges": chapter["EDGES"], "order": order, "language": language}
-    write(ROOT / "results" / "positions.json", record)
+    write(ROOT / "llmbook" / "results" / "positions.json", record)
 
 
 if __name__ == "__main__":

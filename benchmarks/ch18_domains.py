@@ -1,11 +1,11 @@
-"""Chapter 18's trainings, one field against another: `results/domains.json`.
+"""Chapter 18's trainings, one field against another: `llmbook/results/domains.json`.
 
 Runs the chapter's own code (the cells tagged `engine` of its manuscript). Specialists of six fields, generalists that
 have not read the target field, their adaptation with several shares of replay and learning rates, and `pydocs-gpt`
 adapted, each from three seeds. The models stay in `--work`; then each of them answers the chapter's benchmark. Runs
 that the file holds already, made by the same code, are kept: repeat the command until nothing is left to do.
 
-    python benchmarks/domains.py --minutes 4
+    python benchmarks/ch18_domains.py --minutes 4
 """
 
 import argparse
@@ -21,17 +21,16 @@ from datasets import disable_progress_bars
 from safetensors.torch import load_model, save_model
 from transformers import PreTrainedTokenizerFast
 
-from llmbook import corpora, hub, runtime, tokenization, training
-from llmbook import transformer as tf
+from llmbook import corpora, hub, runtime, tokenization, training, transformer
 from llmbook.evaluation import domains, retrieval
 from llmbook.evaluation.scoring import score_choices
 from recording import ROOT, go_on, origin, run_engine, write
 
 LIBRARY = {
     "copy": copy, "np": np, "torch": torch, "corpora": corpora, "tokenization": tokenization, "training": training,
-    "tf": tf, "domains": domains, "hub": hub,
+    "transformer": transformer, "domains": domains, "hub": hub,
 }  # fmt: skip
-PATH = ROOT / "results" / "domains.json"
+PATH = ROOT / "llmbook" / "results" / "domains.json"
 SHARES = (0.0, 0.25, 0.5, 1.0)
 RATES = (0.1, 1.0)  # beside 0.3, with which the shares are compared
 
@@ -64,14 +63,14 @@ def file_of(work: Path, part: str, key: tuple) -> Path:
     return work / f"{name}.safetensors"
 
 
-def shipped() -> tuple[tf.Decoder, object]:
+def shipped() -> tuple[transformer.Decoder, object]:
     """Return `pydocs-gpt` and its tokenizer."""
     model = hub.load(hub.shipped("pydocs-gpt")).float()
-    assert isinstance(model, tf.Decoder)
+    assert isinstance(model, transformer.Decoder)
     return model, tokenization.load_tokenizer("gpt").backend_tokenizer
 
 
-def make(chapter: dict, work: Path, part: str, key: tuple) -> tuple[tf.Decoder, dict]:
+def make(chapter: dict, work: Path, part: str, key: tuple) -> tuple[transformer.Decoder, dict]:
     """Train one model and measure it."""
     target, tests, bits = chapter["TARGET"], chapter["tests"], chapter["bits"]
     start = time.process_time()
@@ -82,7 +81,7 @@ def make(chapter: dict, work: Path, part: str, key: tuple) -> tuple[tf.Decoder, 
         model = chapter["generalist"](*key)
     elif part == "adapted":
         share, rate, seed = key
-        before = tf.Decoder(chapter["SHAPE"])
+        before = transformer.Decoder(chapter["SHAPE"])
         load_model(before, file_of(work, "general", (seed,)))
         model = chapter["adapted"](before, seed, share, rate)
     else:
@@ -107,7 +106,7 @@ def answers(chapter: dict, work: Path, part: str, key: tuple, how: str) -> dict:
         model, _ = shipped()
         tokenizer = tokenization.load_tokenizer("gpt")
     else:
-        model = tf.Decoder(chapter["SHAPE"])
+        model = transformer.Decoder(chapter["SHAPE"])
         tokenizer = PreTrainedTokenizerFast(
             tokenizer_object=chapter["tokenizer"],
             eos_token=tokenization.END_OF_TEXT,

@@ -1,9 +1,9 @@
-"""The metrics of chapter 16 against the libraries they equal, in time on the same pairs: `results/metrics.json`.
+"""The metrics of chapter 16 and the libraries they equal, in time on the same pairs: `llmbook/results/metrics.json`.
 
 Every metric and its library judge the same sentence pairs in one process, in turns, the fastest of several rounds each;
 what is recorded as the outcome is the ratio. Results that differ end the run.
 
-    python benchmarks/metrics.py                  # 10,000 pairs from the test split of `pydocs`
+    python benchmarks/ch16_metrics.py                  # 10,000 pairs from the test split of `pydocs`
 """
 
 import argparse
@@ -24,7 +24,7 @@ from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 from sacrebleu.tokenizers.tokenizer_re import TokenizerRegexp
 
 from llmbook import corpora, metrics
-from llmbook.metrics.rouge_score import stem
+from llmbook.metrics._rouge import stem
 from recording import ROOT, origin, write
 
 LIBRARIES = ("sacrebleu", "jiwer", "rouge-score", "nltk", "scikit-learn", "rapidfuzz")
@@ -176,7 +176,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=3, help="runs of which the fastest counts")
-    parser.add_argument("--out", type=Path, default=ROOT / "results" / "metrics.json")
+    parser.add_argument("--out", type=Path, default=ROOT / "llmbook" / "results" / "metrics.json")
     args = parser.parse_args()
     record = origin()
     record["versions"] |= {name: version(name) for name in LIBRARIES}

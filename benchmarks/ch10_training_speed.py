@@ -1,11 +1,11 @@
-"""Tokens per second of our training step against that of `transformers`' Llama: `results/training-speed.json`.
+"""Tokens per second of our training step against that of `transformers`' Llama: `llmbook/results/training_speed.json`.
 
 Both have the same shape, start from the same weights, and see the same batches of `pydocs` with the same optimiser, in
 float32 and with the products in bfloat16, in turns, so that a busy neighbour slows all of them. Each is one line of
 ratios within one run; the final losses stand beside the speeds, and the share of the time in which a step waits for its
 batch, which is read from a memory map.
 
-    python benchmarks/training_speed.py --steps 12 --rounds 5
+    python benchmarks/ch10_training_speed.py --steps 12 --rounds 5
 """
 
 import argparse
@@ -22,8 +22,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from llmbook import corpora, hub, runtime, tokenization, training
-from llmbook import transformer as tf
+from llmbook import corpora, hub, runtime, tokenization, training, transformer
 from recording import ROOT, origin, write
 
 VARIANTS = {
@@ -50,7 +49,7 @@ class Clocked:
 
 
 def measure(
-    model: tf.Decoder, batches: Callable[[int], torch.Tensor], steps: int, rounds: int, device: torch.device
+    model: transformer.Decoder, batches: Callable[[int], torch.Tensor], steps: int, rounds: int, device: torch.device
 ) -> list[dict[str, Any]]:
     """Train every variant from the model's weights in each round; return speeds and final losses."""
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS}
@@ -58,7 +57,7 @@ def measure(
     for _ in tqdm(range(rounds), desc="rounds"):
         for name, (convert, dtype) in VARIANTS.items():
             variant: nn.Module = convert(copy.deepcopy(model)).to(device)
-            if not isinstance(variant, tf.Decoder):
+            if not isinstance(variant, transformer.Decoder):
                 variant.config.use_cache = False
             clocked, start = Clocked(batches), time.perf_counter()
             log = training.fit(variant, clocked, chosen, dtype=dtype, progress=False)
@@ -99,15 +98,15 @@ def main() -> None:
     batches = training.Windows(mapped, arguments.window, arguments.batch, seed=0)
     shape = {"d_model": 256, "num_layers": 4, "num_heads": 4, "d_ff": 688, "max_length": 512}
     torch.manual_seed(0)
-    model = tf.Decoder(tf.TransformerConfig(tokenizer.get_vocab_size(), **shape))
+    model = transformer.Decoder(transformer.TransformerConfig(tokenizer.get_vocab_size(), **shape))
     runs = measure(model, batches, arguments.steps, arguments.rounds, rt.device)
     folder.cleanup()
     for run in runs:
         print(f"{run['variant']:24} {run['tokens_per_s']:8,.0f} tokens/s  {run['ratio']:.2f}  loss {run['loss']:.3f}  "
               f"batches {run['batch_share']:.2%}")  # fmt: skip
-    record |= {"device": str(rt), "shape": shape, "parameters": tf.count_parameters(model)}
+    record |= {"device": str(rt), "shape": shape, "parameters": transformer.count_parameters(model)}
     record |= {"window": arguments.window, "batch": arguments.batch, "runs": runs}
-    write(ROOT / "results" / "training-speed.json", record)
+    write(ROOT / "llmbook" / "results" / "training_speed.json", record)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""What `pydocs-gpt` costs to run, and what its quality costs: `results/evaluation_cost.json` (chapter 17).
+"""What `pydocs-gpt` costs to run, and what its quality costs: `llmbook/results/evaluation_cost.json` (chapter 17).
 
 First part: time to the first token, per token, throughput and memory against batch and prompt length, in float32 and
 bfloat16. Second part: bits per byte of held-out documents against seconds per thousand scored tokens and memory, for
 several context lengths and precisions, and for n-gram models counted on the same training text. Measurements that the
 file holds already are kept.
 
-    python benchmarks/evaluation_cost.py
+    python benchmarks/ch17_cost.py
 """
 
 import argparse
@@ -25,7 +25,7 @@ from recording import ROOT, origin, write
 BATCHES, LENGTHS, NEW = (1, 2, 4, 8, 16), (32, 64, 128, 256, 448), 32
 CONTEXTS, ORDERS, DOCUMENTS = (16, 64, 256, 512), (2, 3, 5), 200
 CHECK = {"context": 16, "documents": 20}  # what the chapter computes again
-PATH = ROOT / "results" / "evaluation_cost.json"
+PATH = ROOT / "llmbook" / "results" / "evaluation_cost.json"
 
 
 @torch.no_grad()

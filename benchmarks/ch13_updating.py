@@ -1,11 +1,11 @@
-"""Chapter 13's comparison of what to update: `results/updating.json`.
+"""Chapter 13's comparison of what to update: `llmbook/results/updating.json`.
 
 Runs the chapter's own code (the cells tagged `engine` of its manuscript). First each method's memory, in a process of
 its own, and its learning rate, chosen on validation texts from a seed of its own; then every method, LoRA's ranks, two
 tasks at once and augmentation, from three seeds. Runs that the file holds already, made by the same code, are kept:
 repeat the command until nothing is left to do.
 
-    python benchmarks/updating.py --minutes 4
+    python benchmarks/ch13_updating.py --minutes 4
 """
 
 import argparse
@@ -32,7 +32,7 @@ LIBRARY = {
     "corpora": corpora, "hub": hub, "objectives": objectives, "tokenization": tokenization, "training": training,
     "ft": ft, "augmentation": augmentation, "updating": updating, "Encoder": Encoder,
 }  # fmt: skip
-PATH = ROOT / "results" / "updating.json"
+PATH = ROOT / "llmbook" / "results" / "updating.json"
 SEARCH_SEED = 10
 #: Whose learning rate a method uses that has no search of its own.
 SAME_RATE = {"from scratch": "full", "LoRA, all layers": "LoRA"}

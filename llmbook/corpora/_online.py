@@ -100,9 +100,7 @@ PUBLIC_SETS = {
 }  # fmt: skip
 
 
-def online(
-    name: str, split: str | None = None, config: str | None = None
-) -> "datasets.DatasetDict | datasets.Dataset":
+def online(name: str, split: str | None = None, config: str | None = None) -> "datasets.DatasetDict | datasets.Dataset":
     """Return a public data set from the Hugging Face hub, or one split of it, at a pinned commit.
 
     `LLMBOOK_MIRROR` names a folder to read instead, with the files `<name>/<split>.parquet`. With `HF_HUB_OFFLINE=1`

@@ -1,6 +1,6 @@
 """Make the tokenizer that the book ships: byte-level BPE from the training split of `pydocs` (chapter 8).
 
-    python benchmarks/tokenizer.py            # writes llmbook/pretrained/tokenizer.json and tokenizer.md, in a minute
+    python benchmarks/train_tokenizer.py       # writes llmbook/pretrained/tokenizer.json and tokenizer.md
 
 The same packages give the same bytes. `--folder` writes elsewhere, to compare.
 """
@@ -18,9 +18,9 @@ from llmbook.files import write_whole
 PRETRAINED = Path(__file__).resolve().parents[1] / "llmbook" / "pretrained"
 CARD = """# The tokenizer of this book
 
-`tokenizer.json` is a byte-level byte-pair encoding with {vocab_size:,} tokens, made by `python benchmarks/tokenizer.py`
-from the training split of `llmbook.corpora.pydocs()`. Chapter 8 explains it; `llmbook.tokenization.load_tokenizer()`
-opens it for GPT, BERT or T5.
+`tokenizer.json` is a byte-level byte-pair encoding with {vocab_size:,} tokens, made by
+`python benchmarks/train_tokenizer.py` from the training split of `llmbook.corpora.pydocs()`. Chapter 8 explains it;
+`llmbook.tokenization.load_tokenizer()` opens it for GPT, BERT or T5.
 
 | | |
 |---|---|

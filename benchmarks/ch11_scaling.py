@@ -1,11 +1,11 @@
-"""Chapter 11's small runs over model size and tokens, and one larger run held back: `results/scaling.json`.
+"""Chapter 11's small runs over model size and tokens, and one larger run held back: `llmbook/results/scaling.json`.
 
 Runs the chapter's own code (the cells tagged `engine` of its manuscript), so nothing is defined twice. First the
 learning rate of Muon is swept at three widths and a power of the width is drawn through the best ones. Then each
 width is trained on a plateau with that rate, and a copy is let down at each number of tokens. Runs that the file holds
 already, made by the same code, are kept: repeat the command until nothing is left to do.
 
-    OMP_NUM_THREADS=1 python benchmarks/scaling.py
+    OMP_NUM_THREADS=1 python benchmarks/ch11_scaling.py
 """
 
 import argparse
@@ -19,13 +19,12 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from llmbook import corpora, runtime, tokenization, training
-from llmbook import transformer as tf
+from llmbook import corpora, runtime, tokenization, training, transformer
 from recording import ROOT, earlier, origin, run_engine, write
 
 LIBRARY = {
     "copy": copy, "np": np, "torch": torch, "nn": nn, "corpora": corpora, "tokenization": tokenization,
-    "training": training, "tf": tf,
+    "training": training, "transformer": transformer,
 }  # fmt: skip
 ENDS = [256_000, 512_000, 1_024_000, 2_048_000, 4_096_000]  # tokens
 SWEPT = {24: (1e-2, 2e-2, 4e-2, 8e-2), 40: (1e-2, 2e-2, 4e-2, 8e-2), 64: (1e-2, 2e-2, 4e-2)}
@@ -69,7 +68,7 @@ def main() -> None:
 
     begin, record = time.monotonic(), origin()
     chapter = engine(runtime.setup())
-    path = ROOT / "results" / "scaling.json"
+    path = ROOT / "llmbook" / "results" / "scaling.json"
     kept = earlier(path, chapter["engine_sha256"])
     lists = {name: kept.get(name, []) for name in ("sweep", "runs", "held_back")}
     stream = chapter["read"](arguments.documents)
@@ -81,11 +80,12 @@ def main() -> None:
     shapes = {}
     for width, (layers, heads, d_ff) in chapter["SHAPES"].items():
         model = chapter["build"](width, 0)
+        total, own = (transformer.count_parameters(model, embeddings=which) for which in (True, False))
         shapes[str(width)] = {
             "num_layers": layers, "num_heads": heads, "d_ff": d_ff,
-            "parameters": tf.count_parameters(model, embeddings=False),
-            "embedding_parameters": tf.count_parameters(model) - tf.count_parameters(model, embeddings=False),
-            "flops_per_token": 3 * tf.flops_per_token(model.config, chapter["WINDOW"]),
+            "parameters": own,
+            "embedding_parameters": total - own,
+            "flops_per_token": 3 * transformer.flops_per_token(model.config, chapter["WINDOW"]),
         }  # fmt: skip
     record |= {
         "engine_sha256": chapter["engine_sha256"], "data": corpora.describe(chapter["docs"]),

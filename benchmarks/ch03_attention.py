@@ -1,15 +1,15 @@
-"""Chapter 3's FlashAttention kernel on a GPU, against PyTorch's and against the plain lines: `results/attention.json`.
+"""Chapter 3's FlashAttention kernel on a GPU, against PyTorch's and the plain lines: `llmbook/results/attention.json`.
 
 First every kernel is compared with the exact result in double precision; a wrong one ends the program. Then each is
 timed, forward only, for every length, width of a head, type and with or without a causal mask. `tflops` counts
 4 n^2 d operations for each head, half of that under a causal mask, whatever a kernel really computes. The machine's own
 peak is measured by a large matrix product in the same type, its bandwidth by copying a large tensor.
 
-    python benchmarks/attention.py
+    python benchmarks/ch03_attention.py
 
 Without a GPU, a trial of the program itself (through Triton's interpreter, so the times mean nothing):
 
-    TRITON_INTERPRET=1 python benchmarks/attention.py --device cpu --lengths 32 --d-heads 16 --dtypes float32 \\
+    TRITON_INTERPRET=1 python benchmarks/ch03_attention.py --device cpu --lengths 32 --d-heads 16 --dtypes float32 \\
         --tokens 64 --width 32 --matrix 64 --result /tmp/attention.json
 """
 
@@ -31,7 +31,7 @@ from llmbook import flash
 from llmbook.attention import causal_mask, scaled_dot_product_attention
 from recording import ROOT, origin, write
 
-RESULT = ROOT / "results" / "attention.json"
+RESULT = ROOT / "llmbook" / "results" / "attention.json"
 #: rows, cols, warps, stages that are tried for the kernel; None is its own choice
 CONFIGS = [None, *itertools.product((64, 128), (64, 128), (4, 8), (2, 3))]
 #: largest difference from the exact result that rounding explains, for inputs of variance one

@@ -1,7 +1,7 @@
 """The model in the page, measured in Chromium: bytes, time to the first answer, time per token, distance from Python.
 
-    python benchmarks/explorer.py pydocs-gpt pydocs-bert            # writes results/explorer.json
-    python benchmarks/explorer.py /path/to/a/model --out /tmp/run.json
+    python benchmarks/page_explorer.py pydocs-gpt pydocs-bert            # writes llmbook/results/explorer.json
+    python benchmarks/page_explorer.py /path/to/a/model --out /tmp/run.json
 
 A page of nothing but the explorer is served from this machine, so that fetching takes no time to speak of; what a
 slower line adds can be told from the bytes.
@@ -155,7 +155,7 @@ def main() -> None:
     parser.add_argument("models", nargs="+", help="names of the book's models, or folders")
     parser.add_argument("--rounds", type=int, default=5, help="times that the page is opened anew")
     parser.add_argument("--texts", type=int, default=50, help="texts compared with Python")
-    parser.add_argument("--out", type=Path, default=ROOT / "results" / "explorer.json")
+    parser.add_argument("--out", type=Path, default=ROOT / "llmbook" / "results" / "explorer.json")
     arguments = parser.parse_args()
     sys.path.append(str(ROOT / "tools"))
     from browser import find_browser
