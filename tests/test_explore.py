@@ -99,6 +99,13 @@ def test_folder_is_packed_bit_by_bit_with_the_way_to_our_names(make, tmp_path):
     assert len(facts["tokenizer"]["vocab"]) == 4096 and facts["tokenizer"]["mask"] == 2
 
 
+def test_model_is_loaded_once(monkeypatch):
+    loaded, load_model = [], hub.load
+    monkeypatch.setattr(hub, "load", lambda folder: loaded.append(folder) or load_model(folder))
+    explore("pydocs-bert", "a text")
+    assert [folder.name for folder in loaded] == ["pydocs-bert"]
+
+
 def test_what_the_page_cannot_compute_is_refused(tmp_path):
     tokenizer = tokenization.load_tokenizer("gpt")
     with pytest.raises(ValueError, match="not EncoderDecoder"):

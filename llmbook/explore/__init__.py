@@ -146,7 +146,7 @@ def prepare(
         if not isinstance(network, Decoder | Encoder):
             raise ValueError(f"{folder} holds an encoder-decoder: the page computes a decoder or an encoder")
         tokenizer = tokenizer or _tokenizer(isinstance(network, Decoder), folder)
-        packed = pack_folder(folder, tokenizer)
+        packed = pack_folder(folder, tokenizer, network)
         shipped = {"model": folder.name} if folder.parent == _shipped() else {}
     else:
         network = model

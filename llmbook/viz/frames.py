@@ -19,7 +19,7 @@ from llmbook.viz.scripts import asset, pack, packed_scripts
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from llmbook.viz.reading import Attention
+    from llmbook.viz.weights import Attention
 
 #: Pixels that a view takes before it is scaled to the page.
 WIDTHS = {"head": 345, "model": 970, "neuron": 1010}
