@@ -127,6 +127,12 @@ BAD = [
         change_cell(3, outputs=[new_output("display_data", data={"text/html": "<div><svg width='3'></svg></div>"})]),
         "<svg width='3'> has no alternative text",
     ),
+    (rules.described_figures_drawn, change_cell(3, outputs=[]), "code cell 2 describes a figure"),
+    (
+        rules.described_figures_drawn,
+        change_cell(3, outputs=[new_output("execute_result", data={"text/html": "<table></table>"})]),
+        "its stored outputs show none",
+    ),
     (rules.cited_work_in_bibliography, add("[x](https://arxiv.org/abs/1706.03762)"), "1706.03762 is not in"),
     (rules.cited_work_in_bibliography, add("[x](https://doi.org/10.1/zz)"), "https://doi.org/10.1/zz is not in"),
     (rules.linked_files_exist, add("[x](03-missing.ipynb#there)"), "03-missing.ipynb#there does not exist"),
@@ -161,6 +167,19 @@ def test_bad_chapter_breaks(case, rule, spoil, message):
 )
 def test_budget_is_kept(case, measurement, message):
     assert message in rules.within_budget(dataclasses.replace(case, measurement=measurement))[0]
+
+
+@pytest.mark.parametrize(
+    ("source", "kept"),
+    [
+        ("if record:\n    table = 1\n\n    plot(table)", True),
+        ("if record:\n    table = 1\nplot(table)", False),
+        ("plot(1)", False),
+    ],
+)
+def test_figure_may_wait_for_its_record(case, source, kept):
+    case.notebook.cells[3].update(source=source, outputs=[])
+    assert (rules.described_figures_drawn(case) == []) == kept
 
 
 def test_every_rule_is_seen_failing():

@@ -176,6 +176,11 @@ def recorded_code(case: Case) -> list[str]:
     return []
 
 
+def _alternative(cell: nbformat.NotebookNode) -> str:
+    """Return the alternative text that a cell's metadata gives to what it draws."""
+    return cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "").strip()
+
+
 def figures_described(case: Case) -> list[str]:
     """Every picture has alternative text: in Markdown, in HTML, and for what a cell draws."""
     problems = [
@@ -187,14 +192,37 @@ def figures_described(case: Case) -> list[str]:
     for number, cell in enumerate(code_cells(case.notebook), start=1):
         drawn = [output.data for output in cell.outputs if "data" in output]
         pages += [data["text/html"] for data in drawn if "text/html" in data]
-        alternative = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
-        if any(mime.startswith("image/") for data in drawn for mime in data) and not alternative.strip():
+        if any(mime.startswith("image/") for data in drawn for mime in data) and not _alternative(cell):
             problems.append(f"code cell {number} draws a figure without alternative text (mystnb: image: alt:)")
     for page in pages:
         for tag in re.findall(r"<(?:img|svg)\b[^>]*>", page):
             if not re.search(r"\b(?:alt|aria-label|aria-labelledby)=[\"'][^\"']|aria-hidden=[\"']true", tag):
                 problems.append(f"{tag[:60]} has no alternative text (alt or aria-label)")
     return problems
+
+
+def described_figures_drawn(case: Case) -> list[str]:
+    """Every cell whose metadata describe a figure shows one; a cell that is one `if` as a whole may draw nothing."""
+    return [
+        f"code cell {number} describes a figure (mystnb: image: alt:) and its stored outputs show none: return the "
+        f"figure or make it with pyplot, and run `make notebooks CHAPTER={case.chapter.name}`"
+        for number, cell in enumerate(code_cells(case.notebook), start=1)
+        if _alternative(cell)
+        and not any(_is_picture(output.get("data", {})) for output in cell.outputs)
+        and not _is_conditional(cell.source)
+    ]
+
+
+def _is_conditional(source: str) -> bool:
+    """Tell whether a cell's code is one `if`, as where it draws a record that may not be there yet."""
+    lines = [line for line in source.splitlines() if line.strip() and not line.startswith("#")]
+    return bool(lines) and lines[0].startswith("if ") and all(line.startswith(" ") for line in lines[1:])
+
+
+def _is_picture(data: dict[str, Any]) -> bool:
+    """Tell whether an output is an image, or a page that holds one, as an interactive view is."""
+    page = data.get("text/html", "")
+    return any(mime.startswith("image/") for mime in data) or bool(re.search(r"<(?:figure|img|svg)\b", page))
 
 
 def cited_work_in_bibliography(case: Case) -> list[str]:
@@ -273,6 +301,7 @@ RULES: list[Rule] = [
     within_budget,
     recorded_code,
     figures_described,
+    described_figures_drawn,
     cited_work_in_bibliography,
     linked_files_exist,
     exercises_with_solutions,
