@@ -119,6 +119,11 @@ BAD = [
     (rules.set_up_cell, change_cell(1, source=f"%pip install git+{ADDRESS}"), "installs unconditionally"),
     (rules.set_up_cell, tag_twice, "more than one cell"),
     (rules.recorded_code, change_cell(3, source="plot(2)"), "the code changed since it was executed"),
+    (
+        rules.reads_only_the_package,
+        change_cell(3, source='x = 1\npath = Path("../../llmbook/results/a.json")'),
+        'code cell 2 reaches out of its folder: path = Path("../../llmbook/results/a.json")',
+    ),
     (rules.figures_described, change_cell(3, metadata={}), "code cell 2 draws a figure without alternative text"),
     (rules.figures_described, add("![](figure.png)"), "image figure.png has no alternative text"),
     (rules.figures_described, add('Text <img src="figure.png"> text'), '<img src="figure.png"> has no alternative'),

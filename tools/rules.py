@@ -176,6 +176,17 @@ def recorded_code(case: Case) -> list[str]:
     return []
 
 
+def reads_only_the_package(case: Case) -> list[str]:
+    """Code reads no file of the repository, which an installed package and Colab do not have."""
+    return [
+        f"code cell {number} reaches out of its folder: {line.strip()} (in Colab it is not there; what a chapter reads "
+        "is data of the package, such as `llmbook.results.recorded`)"
+        for number, cell in enumerate(code_cells(case.notebook), start=1)
+        for line in cell.source.splitlines()
+        if "../" in line
+    ]
+
+
 def figures_described(case: Case) -> list[str]:
     """Every picture has alternative text: in Markdown, in HTML, and for what a cell draws."""
     problems = [
@@ -272,6 +283,7 @@ RULES: list[Rule] = [
     set_up_cell,
     within_budget,
     recorded_code,
+    reads_only_the_package,
     figures_described,
     cited_work_in_bibliography,
     linked_files_exist,

@@ -23,7 +23,7 @@ def recorded(name: str) -> dict[str, Any]:
     """
     if name not in names():
         raise FileNotFoundError(
-            f"no record {name!r}: there are {', '.join(names())} (the scripts in the repository's benchmarks/ make them)"
+            f"no record {name!r}: there are {', '.join(names())} (the scripts in `benchmarks` make them)"
         )
     record: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
     return record
