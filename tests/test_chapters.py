@@ -31,6 +31,12 @@ def test_book_as_a_whole():
     assert rules.book_problems() == []
 
 
+def test_every_chapter_and_part_stands_in_the_lists_that_are_written_by_hand():
+    problems = rules.unlisted()
+    if problems:
+        pytest.fail("\n".join(problems), pytrace=False)
+
+
 # --- each rule fails on a chapter made to break it ------------------------------------------------------------------
 
 
@@ -181,6 +187,40 @@ def test_strays_and_the_total_are_seen(tmp_path):
     assert "notebooks/en/01-one.ipynb has no manuscript" in orphan
     assert "en/09-gone, which is no chapter" in gone
     assert "all chapters take 2000 s with 2 workers; they have 1500 s" in total
+
+
+TOC = """\
+root: book/en/index
+parts:
+  - caption: Using this book
+    chapters: [{file: book/en/run}]
+  - caption: I · Counting
+    chapters: [{file: notebooks/en/01-one}]
+"""
+
+
+def test_a_chapter_or_part_that_a_list_forgets_is_named_with_the_file_and_the_line_to_add(tmp_path):
+    pages = tmp_path / "book" / "en"
+    pages.mkdir(parents=True)
+    (tmp_path / "_toc.yml").write_text(TOC, encoding="utf-8")
+    (pages / "01-one.md").write_text("# Words\n", encoding="utf-8")
+    link = "[Words](../../notebooks/en/01-one.ipynb)"
+    (pages / "index.md").write_text(f"- **I. Counting** Words.\n  1. {link}\n", encoding="utf-8")
+    (pages / "sources.md").write_text(link.replace(".ipynb", ".ipynb#words"), encoding="utf-8")
+    (pages / "teaching.md").write_text(f"| 1 | {link} |", encoding="utf-8")
+    (tmp_path / "README.md").write_text("So far:\n*Counting*.", encoding="utf-8")
+    assert rules.unlisted(tmp_path) == []
+    (tmp_path / "_toc.yml").write_text(TOC + "  - {caption: II · More, chapters: []}\n", encoding="utf-8")
+    (pages / "02-two.md").write_text("# Sums\n", encoding="utf-8")
+    link = "[Sums](../../notebooks/en/02-two.ipynb)"
+    assert rules.unlisted(tmp_path) == [
+        "_toc.yml lacks a chapter: add `- file: notebooks/en/02-two` to its part",
+        f"book/en/index.md lacks a chapter: add `2. {link}`",
+        f"book/en/sources.md lacks a chapter: add `| the sections of the sources | the topic | {link} |`",
+        f"book/en/teaching.md lacks a chapter: add `{link} to a week of the plan`",
+        "README.md lacks a part: add a sentence on `*More*`",
+        "book/en/index.md lacks a part: add `- **II. More** what it is about`",
+    ]
 
 
 def test_missing_notebook_is_named(tmp_path):

@@ -91,7 +91,7 @@ def variant(student: str) -> int:
 
 
 def folders() -> list[Path]:
-    """Return where sources are looked for: `assignments` here, and that of the repository if the package lies in it."""
+    """Return where sources are looked for: ``assignments`` here, and that of the repository in which the package lies."""
     return list(dict.fromkeys([Path.cwd() / "assignments", FOLDER]))
 
 
