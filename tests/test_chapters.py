@@ -31,6 +31,12 @@ def test_book_as_a_whole():
     assert rules.book_problems() == []
 
 
+def test_every_chapter_and_part_stands_in_the_lists_that_are_written_by_hand():
+    problems = rules.unlisted()
+    if problems:
+        pytest.fail("\n".join(problems), pytrace=False)
+
+
 # --- each rule fails on a chapter made to break it ------------------------------------------------------------------
 
 
@@ -119,6 +125,11 @@ BAD = [
     (rules.set_up_cell, change_cell(1, source=f"%pip install git+{ADDRESS}"), "installs unconditionally"),
     (rules.set_up_cell, tag_twice, "more than one cell"),
     (rules.recorded_code, change_cell(3, source="plot(2)"), "the code changed since it was executed"),
+    (
+        rules.reads_only_the_package,
+        change_cell(3, source='x = 1\npath = Path("../../llmbook/results/a.json")'),
+        'code cell 2 reaches out of its folder: path = Path("../../llmbook/results/a.json")',
+    ),
     (rules.figures_described, change_cell(3, metadata={}), "code cell 2 draws a figure without alternative text"),
     (rules.figures_described, add("![](figure.png)"), "image figure.png has no alternative text"),
     (rules.figures_described, add('Text <img src="figure.png"> text'), '<img src="figure.png"> has no alternative'),
@@ -195,6 +206,40 @@ def test_strays_and_the_total_are_seen(tmp_path):
     assert "notebooks/en/01-one.ipynb has no manuscript" in orphan
     assert "en/09-gone, which is no chapter" in gone
     assert "all chapters take 2000 s with 2 workers; they have 1500 s" in total
+
+
+TOC = """\
+root: book/en/index
+parts:
+  - caption: Using this book
+    chapters: [{file: book/en/run}]
+  - caption: I · Counting
+    chapters: [{file: notebooks/en/01-one}]
+"""
+
+
+def test_a_chapter_or_part_that_a_list_forgets_is_named_with_the_file_and_the_line_to_add(tmp_path):
+    pages = tmp_path / "book" / "en"
+    pages.mkdir(parents=True)
+    (tmp_path / "_toc.yml").write_text(TOC, encoding="utf-8")
+    (pages / "01-one.md").write_text("# Words\n", encoding="utf-8")
+    link = "[Words](../../notebooks/en/01-one.ipynb)"
+    (pages / "index.md").write_text(f"- **I. Counting** Words.\n  1. {link}\n", encoding="utf-8")
+    (pages / "sources.md").write_text(link.replace(".ipynb", ".ipynb#words"), encoding="utf-8")
+    (pages / "teaching.md").write_text(f"| 1 | {link} |", encoding="utf-8")
+    (tmp_path / "README.md").write_text("So far:\n*Counting*.", encoding="utf-8")
+    assert rules.unlisted(tmp_path) == []
+    (tmp_path / "_toc.yml").write_text(TOC + "  - {caption: II · More, chapters: []}\n", encoding="utf-8")
+    (pages / "02-two.md").write_text("# Sums\n", encoding="utf-8")
+    link = "[Sums](../../notebooks/en/02-two.ipynb)"
+    assert rules.unlisted(tmp_path) == [
+        "_toc.yml lacks a chapter: add `- file: notebooks/en/02-two` to its part",
+        f"book/en/index.md lacks a chapter: add `2. {link}`",
+        f"book/en/sources.md lacks a chapter: add `| the sections of the sources | the topic | {link} |`",
+        f"book/en/teaching.md lacks a chapter: add `{link} to a week of the plan`",
+        "README.md lacks a part: add a sentence on `*More*`",
+        "book/en/index.md lacks a part: add `- **II. More** what it is about`",
+    ]
 
 
 def test_missing_notebook_is_named(tmp_path):

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -319,7 +320,10 @@ def test_make_assignments_writes_everything(environment, monkeypatch, tmp_path, 
 
     monkeypatch.setattr(assignments, "FOLDER", tmp_path / "out")
     monkeypatch.setattr(assignments, "ROOT", tmp_path)
-    monkeypatch.setattr(assignments.source, "find_all", lambda: [source.find("03")])
+    monkeypatch.setattr(assignments, "SOURCES", tmp_path / "assignments")
+    (tmp_path / "assignments").mkdir()
+    assert assignments.main() == 1 and "a source is called NN-name.md" in capsys.readouterr().err
+    shutil.copy(source.find("03"), tmp_path / "assignments")
     assert assignments.main() == 0
     written = [Path(line).as_posix() for line in capsys.readouterr().out.split()]
     assert written == [

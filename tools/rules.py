@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import nbformat
+import yaml
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from mdit_py_plugins.dollarmath import dollarmath_plugin
@@ -176,6 +177,17 @@ def recorded_code(case: Case) -> list[str]:
     return []
 
 
+def reads_only_the_package(case: Case) -> list[str]:
+    """Code reads no file of the repository, which an installed package and Colab do not have."""
+    return [
+        f"code cell {number} reaches out of its folder: {line.strip()} (in Colab it is not there; what a chapter reads "
+        "is data of the package, such as `llmbook.results.recorded`)"
+        for number, cell in enumerate(code_cells(case.notebook), start=1)
+        for line in cell.source.splitlines()
+        if "../" in line
+    ]
+
+
 def _alternative(cell: nbformat.NotebookNode) -> str:
     """Return the alternative text that a cell's metadata gives to what it draws."""
     return cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "").strip()
@@ -300,6 +312,7 @@ RULES: list[Rule] = [
     set_up_cell,
     within_budget,
     recorded_code,
+    reads_only_the_package,
     figures_described,
     described_figures_drawn,
     cited_work_in_bibliography,
@@ -324,4 +337,45 @@ def book_problems(root: Path = ROOT) -> list[str]:
     total = sum(entry["seconds"] for entry in measurements.values()) / WORKERS
     if total > MAX_TOTAL_SECONDS:
         problems.append(f"all chapters take {total:.0f} s with {WORKERS} workers; they have {MAX_TOTAL_SECONDS} s")
+    return problems
+
+
+def _title(text: str) -> str:
+    """Return the first heading of a Markdown text."""
+    return next((line[2:].strip() for line in text.splitlines() if line.startswith("# ")), "title")
+
+
+def unlisted(root: Path = ROOT) -> list[str]:
+    """Return what is missing from the lists that are written by hand, each with the line to add.
+
+    A chapter stands in `_toc.yml`, and in its language's `index.md` (with its number), `sources.md` and `teaching.md`;
+    a part of `_toc.yml`, but for those without chapters, stands in `README.md` and in the `index.md` of the front page.
+    """
+    contents = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
+    in_contents = {chapter["file"] for part in contents["parts"] for chapter in part["chapters"]}
+    problems = []
+    for chapter in find_chapters(root):
+        language, _, stem = chapter.name.partition("/")
+        path = f"notebooks/{chapter.name}"
+        link = f"[{_title(chapter.manuscript.read_text(encoding='utf-8'))}](../../{path}.ipynb)"
+        if path not in in_contents:
+            problems.append(f"_toc.yml lacks a chapter: add `- file: {path}` to its part")
+        for page, line, found in (
+            ("index.md", f"{int(stem[:2])}. {link}", rf"^ *{int(stem[:2])}\. \[[^]]+\]\(\.\./\.\./{path}\.ipynb\)"),
+            ("sources.md", f"| the sections of the sources | the topic | {link} |", rf"\(\.\./\.\./{path}\.ipynb[#)]"),
+            ("teaching.md", f"{link} to a week of the plan", rf"\(\.\./\.\./{path}\.ipynb[#)]"),
+        ):
+            text = (root / "book" / language / page).read_text(encoding="utf-8")
+            if not re.search(found, text, re.MULTILINE):
+                problems.append(f"book/{language}/{page} lacks a chapter: add `{line}`")
+    read_me = (root / "README.md").read_text(encoding="utf-8")
+    front = (root / f"{contents['root']}.md").read_text(encoding="utf-8")
+    for part in contents["parts"]:
+        number, _, title = part["caption"].partition(" · ")
+        if not title:
+            continue
+        if f"*{title}*" not in " ".join(read_me.split()):
+            problems.append(f"README.md lacks a part: add a sentence on `*{title}*`")
+        if f"**{number}. {title}**" not in front:
+            problems.append(f"{contents['root']}.md lacks a part: add `- **{number}. {title}** what it is about`")
     return problems

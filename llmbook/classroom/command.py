@@ -22,7 +22,8 @@ SUMMARY = "grade a class's notebooks in a sandbox"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
     parser.add_argument("submissions", type=Path, help="a folder or a zip archive, as Moodle or Canvas export it")
-    parser.add_argument("--assignment", required=True, metavar="NN", help="number or name, as 03, or a source file")
+    which = "path of a source, NN-name.md; in a clone of the book's repository the number or the name does, as 03"
+    parser.add_argument("--assignment", required=True, metavar="SOURCE", help=which)
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where results go (default: graded/NN-name)")
     parser.add_argument("--workers", type=int, metavar="N", help="notebooks at a time (default: one for each core)")
     parser.add_argument("--seed", type=int, help="draws the hidden cases (default: a secret one, kept for later runs)")
