@@ -21,6 +21,7 @@ FLOORS = {
     "judging": ("evaluation", "classroom"),
     "showing": ("viz", "explore"),
 }
+KEPT = re.compile(r"# kept in ([\w.]+)")
 # Rooms that stand beside their floor, on the ground alone.
 BESIDE = ("classroom",)
 # Steps up that the house allows: who, whom, and why.
@@ -158,7 +159,7 @@ def borrowed_privates(known: dict[str, Module]) -> list[str]:
 # --- public names ---------------------------------------------------------------------------------------------------
 
 
-def _signature(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
+def _signature(node: ast.FunctionDef) -> str:
     """Return ``(parameters) -> type``."""
     return stringify_signature(signature_from_ast(node))
 
@@ -187,7 +188,7 @@ def _comment_above(line: int, source: list[str]) -> str:
 
 def _definitions(module: Module, source: list[str]) -> Iterator[Public]:
     for node in module.tree.body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
             kind, signature = (
                 ("class", _class_signature(node))
                 if isinstance(node, ast.ClassDef)
@@ -216,7 +217,7 @@ def public_names(root: Path = ROOT) -> list[Public]:
         for module in known.values()
         if module.is_package
         for source, name in imports(module, known)
-        if name
+        if name and source.startswith(f"{module.name}.")
     }
     found = []
     for module in known.values():
@@ -225,9 +226,44 @@ def public_names(root: Path = ROOT) -> list[Public]:
         private = any(is_private(part) for part in module.name.split("."))
         for public in _definitions(module, file.read_text(encoding="utf-8").splitlines()):
             face = faces.get((module.name, public.name))
-            if face or not private:
+            if face or (not private and floor(module.name) >= 0):
                 found.append(Public(face or module.name, *list(vars(public).values())[1:]))
     return sorted(found, key=lambda public: (public.module, public.name.lower(), public.name))
+
+
+def parse_cell(source: str) -> ast.Module:
+    """Parse a notebook's cell; lines for IPython and the shell count as ``pass``."""
+    return ast.parse(re.sub(r"^(\s*)[%!].*", r"\1pass", source, flags=re.MULTILINE))
+
+
+def kept_definitions(source: str) -> list[tuple[str, str]]:
+    """Return what a cell defines at its top, each with what the line ``# kept in llmbook.attention`` names.
+
+    The line stands directly above the definition, or at the end of its first line. It names the module where the name
+    is the same, else the module and the name: ``# kept in llmbook.transformer.Block``. Without it the text is empty.
+    """
+    lines = ["", *source.splitlines()]
+    found = []
+    for node in parse_cell(source).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+            told = KEPT.search(lines[first - 1]) or KEPT.search(lines[node.lineno])
+            path = told[1] if told else ""
+            found.append((node.name, f"{path}.{node.name}" if path in modules() else path))
+    return found
+
+
+def uses(cells: list[str]) -> set[str]:
+    """Return the dotted names of the package that code imports or takes from a module that it imports."""
+    found: set[str] = set()
+    aliases: dict[str, str] = {}
+    for source in cells:
+        for node in ast.walk(parse_cell(source)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == PACKAGE:
+                aliases |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in aliases:
+                found.add(f"{aliases[node.value.id]}.{node.attr}")
+    return found | set(aliases.values())
 
 
 def undocumented(known: dict[str, Module]) -> list[str]:
