@@ -157,7 +157,31 @@ BAD = [
         "3 exercises; a chapter has 4 to 8",
     ),
     (rules.outputs_compared, change_cell(3, source="plot()"), "no cell is marked"),
+    (
+        rules.definitions_say_where_kept,
+        change_cell(3, source="# kept in llmbook.attention\ndef attend(query):\n    return query"),
+        "attend is said to be kept as llmbook.attention.attend, which is no public name",
+    ),
+    (
+        rules.definitions_say_where_kept,
+        change_cell(
+            3, source="from llmbook import tokenization\n\ndef viterbi(word): ...\n\ntokenization.viterbi('a')"
+        ),
+        "the chapter defines viterbi and takes llmbook.tokenization.viterbi: write `# kept in llmbook.tokenization`",
+    ),
 ]
+
+
+def test_definition_says_where_the_package_keeps_it(case):
+    code = "from llmbook import tokenization\n\n{}def viterbi(word): ...\n\ntokenization.viterbi('a')"
+    cell = case.notebook.cells[3]
+    for line in ("# kept in llmbook.tokenization\n", "# kept in llmbook.tokenization.viterbi\n@cache\n"):
+        cell.source = code.format(line)
+        assert rules.definitions_say_where_kept(case) == []
+    cell.source = code.format("")
+    assert len(rules.definitions_say_where_kept(case)) == 1
+    cell.metadata["tags"] = ["engine"]
+    assert rules.definitions_say_where_kept(case) == [], "a record carries a hash of such a cell"
 
 
 @pytest.mark.parametrize(

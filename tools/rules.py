@@ -35,6 +35,7 @@ from chapters import (
     repository_url,
     tags,
 )
+from house import kept_definitions, public_names, uses
 
 EXERCISES = range(4, 9)
 EXERCISE_WORD = {"en": "Exercise"}
@@ -304,6 +305,26 @@ def outputs_compared(case: Case) -> list[str]:
     return []
 
 
+def definitions_say_where_kept(case: Case) -> list[str]:
+    """A definition that the package keeps says where: ``# kept in llmbook.attention`` above it names what there is.
+
+    It has to where the chapter takes the package's thing of that name too. Cells that benchmarks run are passed over:
+    their records carry a hash of them.
+    """
+    cells = code_cells(case.notebook)
+    there = {f"{public.module}.{public.name}" for public in public_names()}
+    taken = {path.rpartition(".")[2].lower(): path for path in uses([cell.source for cell in cells]) & there}
+    problems = []
+    for name, path in (pair for cell in cells if "engine" not in tags(cell) for pair in kept_definitions(cell.source)):
+        if path and path not in there:
+            problems.append(f"{name} is said to be kept as {path}, which is no public name: correct `# kept in`")
+        elif not path and name.lower() in taken:
+            packaged = taken[name.lower()]
+            remedy = f"write `# kept in {packaged.rpartition('.')[0]}` above it, or rename it"
+            problems.append(f"the chapter defines {name} and takes {packaged}: {remedy}")
+    return problems
+
+
 RULES: list[Rule] = [
     pair_in_step,
     executed_in_order,
@@ -319,6 +340,7 @@ RULES: list[Rule] = [
     linked_files_exist,
     exercises_with_solutions,
     outputs_compared,
+    definitions_say_where_kept,
 ]
 
 

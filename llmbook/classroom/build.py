@@ -21,7 +21,7 @@ from llmbook.classroom import comparison
 from llmbook.classroom.source import Assignment, Question
 from llmbook.files import write_whole
 
-SEED = 20261122  # of the hidden cases for nbgrader and otter, which keep one set; `llmbook grade` draws new ones
+SEED = 20261122  # of the hidden cases for nbgrader and otter, which keep one set; ``llmbook grade`` draws new ones
 ANSWER_SECONDS = 60
 CONFIG = f"""\
 # The settings of the course; `nbgrader --help-all` lists all there are. Written by `make assignments`.
@@ -231,7 +231,7 @@ def write_nbgrader(assignment: Assignment, course: Path) -> Path:
 
 
 def write_gradescope(assignment: Assignment, folder: Path, environment: Mapping[str, str] | None = None) -> Path:
-    """Write the zip that Gradescope takes as an autograder, by `otter generate`, and return its path.
+    """Write the zip that Gradescope takes as an autograder, by ``otter generate``, and return its path.
 
     ``environment`` are the variables with which this Python finds otter-grader; ``ValueError`` if it does not.
     """
@@ -241,7 +241,7 @@ def write_gradescope(assignment: Assignment, folder: Path, environment: Mapping[
         work = Path(name)
         for question in assignment.questions:
             write_whole(work / "tests" / f"{question.id}.py", otter_test(assignment, question))
-        # no `name`: it would make otter insist on a notebook that was written for it
+        # no ``name``: it would make otter insist on a notebook that was written for it
         write_whole(work / "otter_config.json", json.dumps({"show_stdout": False, "show_hidden": False, "logo": False}))
         write_whole(work / "requirements.txt", "numpy\n")
         new = path.with_name(f".{path.name}.new")

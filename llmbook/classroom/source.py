@@ -1,6 +1,6 @@
 """An assignment's one source: a MyST notebook whose cells say what they are, read into an ``Assignment``.
 
-The page "Teach with it: assignments" of the book documents the format; `assignments/03-attention.md` is an example.
+The page "Teach with it: assignments" of the book documents the format; ``assignments/03-attention.md`` is an example.
 Each question is a run of cells: a Markdown cell that begins with ``## Question 1: title``, then code cells with the
 roles ``answer`` (what a student starts from), ``solution``, ``check`` (public), ``cases`` (hidden) and at least three
 times ``wrong`` (plausible mistakes, for the tests).

@@ -29,14 +29,15 @@ class CorpusError(RuntimeError):
 
 
 def cache_folder() -> Path:
-    """Return the folder of all corpora: `LLMBOOK_CACHE`, or the user's cache folder."""
+    """Return the folder of all corpora: ``LLMBOOK_CACHE``, or the user's cache folder."""
     import platformdirs
 
     return Path(os.environ.get("LLMBOOK_CACHE") or platformdirs.user_cache_dir("llmbook")).expanduser().absolute()
 
 
 def cached(name: str, key: str, build: Callable[[], "datasets.DatasetDict"]) -> "datasets.DatasetDict":
-    """Return the data set `name` built from the inputs with the hash `key`, calling `build` if it is not in the cache.
+    """Return the data set ``name`` built from the inputs with the hash ``key``, calling ``build`` if it is not in the
+    cache.
 
     Raises:
         CorpusError: if the cache cannot be written, or what lies in it is not what was written.
@@ -67,10 +68,10 @@ def describe(corpus: "datasets.DatasetDict") -> dict[str, Any]:
     """Return the content hash of a corpus, and the documents and bytes of each split.
 
     The hash is of the values alone: not of paths, times, or how the rows lie in files. The bytes are those of the
-    column `text` in UTF-8, or of all strings where there is no such column.
+    column ``text`` in UTF-8, or of all strings where there is no such column.
 
     Returns:
-        `{"sha256": ..., "splits": {"train": {"documents": ..., "bytes": ...}, ...}}`
+        ``{"sha256": ..., "splits": {"train": {"documents": ..., "bytes": ...}, ...}}``
     """
     digest = hashlib.sha256()
     splits = {}
@@ -109,7 +110,7 @@ def _feed(digest: Any, array: "pa.Array") -> int:
 
 
 def _write(corpus: "datasets.DatasetDict", folder: Path, about: dict[str, str]) -> None:
-    """Write a corpus and the manifest of its files beside `folder`, then rename it into place."""
+    """Write a corpus and the manifest of its files beside ``folder``, then rename it into place."""
     unfinished = folder.with_name(folder.name + UNFINISHED)
     try:
         with _quiet():
@@ -154,7 +155,7 @@ def _write_errors(root: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide the bars of `datasets` for a moment: ours is drawn already."""
+    """Hide the bars of ``datasets`` for a moment: ours is drawn already."""
     import datasets
 
     shown = not datasets.are_progress_bars_disabled()

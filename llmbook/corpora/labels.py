@@ -1,6 +1,6 @@
-"""Labelled tasks made from `pydocs`: nobody annotated anything, the labels are what the authors wrote.
+"""Labelled tasks made from ``pydocs``: nobody annotated anything, the labels are what the authors wrote.
 
-Every task keeps the split of `pydocs`: an example is in the split of its document. An example whose input stands
+Every task keeps the split of ``pydocs``: an example is in the split of its document. An example whose input stands
 already in an earlier split (train, then validation, then test) or earlier in its own is left out, since short parts
 such as a returned value's description recur where whole documents do not.
 """
@@ -33,12 +33,12 @@ def topic_classification() -> "datasets.DatasetDict":
     """Return documents with the field of their package: which topic is this text about?
 
     Columns:
-        id: the document's id in `pydocs`.
+        id: the document's id in ``pydocs``.
         text: the document.
         masked: the same with the names of the ten packages (in any spelling, also within a longer name), their usual
-            aliases (`np`, `plt` ...) and the names of their modules in a dotted name or an import replaced by
-            `PACKAGE`, so that a model has to read the rest.
-        label: `ClassLabel` of the ten topics.
+            aliases (``np``, ``plt`` ...) and the names of their modules in a dotted name or an import replaced by
+            ``PACKAGE``, so that a model has to read the rest.
+        label: ``ClassLabel`` of the ten topics.
     """
     return _topic_classification(pydocs())
 
@@ -89,10 +89,10 @@ def section_classification() -> "datasets.DatasetDict":
     """Return sections of docstrings without their titles: what is this part for?
 
     Columns:
-        id: the document's id in `pydocs`, a slash, and the section's number.
-        document: the document's id in `pydocs`.
-        text: the section's text; the markers of `:param x:` fields, which would tell, are taken out.
-        label: `ClassLabel` of Parameters, Returns, Raises, Notes, Examples.
+        id: the document's id in ``pydocs``, a slash, and the section's number.
+        document: the document's id in ``pydocs``.
+        text: the section's text; the markers of ``:param x:`` fields, which would tell, are taken out.
+        label: ``ClassLabel`` of Parameters, Returns, Raises, Notes, Examples.
     """
     return _section_classification(pydocs())
 
@@ -119,7 +119,7 @@ def _section_classification(corpus: "datasets.DatasetDict") -> "datasets.Dataset
 
 
 def without_fields(text: str) -> str:
-    """Return a text with the markers of Sphinx's fields taken out: `:param x: a` becomes `x: a`, `:return: a` `a`."""
+    """Return a text without the markers of Sphinx's fields: ``:param x: a`` becomes ``x: a``, ``:return: a`` ``a``."""
     marker = re.compile(rf"^{docstrings.FIELD.pattern}")
     return "\n".join(marker.sub(lambda found: f"{found[2]}: " if found[2] else "", line) for line in text.split("\n"))
 
@@ -133,10 +133,10 @@ def named_entities() -> "datasets.DatasetDict":
     that it has no entity.
 
     Columns:
-        id: the document's id in `pydocs`, a slash, and a number.
-        document: the document's id in `pydocs`.
+        id: the document's id in ``pydocs``, a slash, and a number.
+        document: the document's id in ``pydocs``.
         tokens: words and punctuation marks.
-        tags: one `ClassLabel` for each token: `O`, or `B-` and `I-` with class, function, module, exception,
+        tags: one ``ClassLabel`` for each token: ``O``, or ``B-`` and ``I-`` with class, function, module, exception,
             attribute, parameter, type, literal.
     """
     return _named_entities(pydocs())
@@ -205,12 +205,12 @@ def _marked(found: re.Match[str]) -> tuple[str, str]:
     name = _target(written)
     if found["role"]:
         return name, _ROLES.get(found["role"].split(":")[-1], "")
-    refers_to_class = written[:1] in (".", "~") and name.rsplit(".", 1)[-1][:1].isupper()  # `.Axes`, in Matplotlib
+    refers_to_class = written[:1] in (".", "~") and name.rsplit(".", 1)[-1][:1].isupper()  # ``.Axes``, in Matplotlib
     return name, "class" if refers_to_class else ""
 
 
 def _target(written: str) -> str:
-    """Return what a role shows: the title of `title <target>`, the last part of `~a.b.c`."""
+    """Return what a role shows: the title of ``title <target>``, the last part of ``~a.b.c``."""
     title = re.sub(r"\s*<[^<>]*>$", "", written) or written
     if title.startswith("~"):
         title = title.rsplit(".", 1)[-1]
@@ -267,7 +267,7 @@ def summarisation() -> "datasets.DatasetDict":
     repeats are left out.
 
     Columns:
-        id: the document's id in `pydocs`.
+        id: the document's id in ``pydocs``.
         body: the document without its first sentence.
         summary: that sentence.
     """
@@ -294,7 +294,7 @@ def retrieval() -> "datasets.DatasetDict":
     another document has had before, or that has fewer than 10 characters.
 
     Columns:
-        id: the document's id in `pydocs`.
+        id: the document's id in ``pydocs``.
         query: the first sentence.
         document: the qualified name, the signature, and the text after the first sentence.
     """
@@ -329,11 +329,11 @@ def question_answering() -> "datasets.DatasetDict":
     where the entry of the parameter mentions none.
 
     Columns:
-        id: the document's id in `pydocs`, a slash, and a number.
-        title: the document's id in `pydocs`.
+        id: the document's id in ``pydocs``, a slash, and a number.
+        title: the document's id in ``pydocs``.
         context: the section that lists the parameters, of at most 2,000 characters.
-        question: such as `What is the default of the parameter alpha?`.
-        answers: `{text, answer_start}`, lists of one element, or empty.
+        question: such as ``What is the default of the parameter alpha?``.
+        answers: ``{text, answer_start}``, lists of one element, or empty.
     """
     return _question_answering(pydocs())
 
@@ -399,7 +399,7 @@ def _derived(
     features: "datasets.Features",
     *given: str,
 ) -> "datasets.DatasetDict":
-    """Return the examples made from each document, none whose columns `given` have been seen before."""
+    """Return the examples made from each document, none whose columns ``given`` have been seen before."""
     from datasets import Dataset, DatasetDict
     from tqdm.auto import tqdm
 

@@ -1,6 +1,6 @@
 """Teaching a pretrained model a task (chapters 12 to 15).
 
-Examples become rows of token ids (a dictionary of lists), rows become batches, and `training.fit` trains on those:
+Examples become rows of token ids (a dictionary of lists), rows become batches, and ``training.fit`` trains on those:
 
     rows = encode_texts(tokenizer, texts, labels, num_labels=10, max_length=96)
     model = SequenceClassifier(hub.load(hub.shipped("pydocs-bert")).float(), num_labels=10)

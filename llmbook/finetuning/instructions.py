@@ -27,8 +27,8 @@ SOURCE = 400  # characters of a source that are kept
 LOSS_ON = ("answer", "everything")
 #: What is asked: the parts of the book's labelled data that have a text as their answer.
 TASKS = ("section", "topic", "type", "summary", "docstring")
-#: The chat template of this chapter in Jinja, as a tokenizer of `transformers` keeps it. What stands between
-#: `generation` and `endgeneration` is the assistant's: `apply_chat_template` can return it as a mask.
+#: The chat template of this chapter in Jinja, as a tokenizer of ``transformers`` keeps it. What stands between
+#: ``generation`` and ``endgeneration`` is the assistant's: ``apply_chat_template`` can return it as a mask.
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
     "{{ '<s>' + message['role'] + '\\n' }}"
@@ -43,7 +43,7 @@ _MARKS = re.compile(f"{re.escape(BOS)}|{re.escape(EOS)}")
 
 
 def chat_tokenizer() -> PreTrainedTokenizerFast:
-    """Return the tokenizer of `pydocs-gpt` with :data:`CHAT_TEMPLATE`; its end token is that of a turn, ``</s>``."""
+    """Return the tokenizer of ``pydocs-gpt`` with :data:`CHAT_TEMPLATE`; its end token is that of a turn, ``</s>``."""
     tokenizer = load_tokenizer("gpt")
     tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.eos_token = EOS
@@ -137,7 +137,7 @@ def instruction_row(
 ) -> dict[str, list[int]]:
     """Return ``input_ids`` and ``labels`` of an instruction with its answer.
 
-    ``labels`` are the ids themselves where a token is taught and -100 elsewhere, unshifted as in `transformers`:
+    ``labels`` are the ids themselves where a token is taught and -100 elsewhere, unshifted as in ``transformers``:
     :func:`next_token_loss` compares each with the logits of the position before it.
 
     Args:
