@@ -864,7 +864,7 @@ def test_pictures_stand_still_without_scripts(browser, address):
 
 def test_benchmark_records_bytes_times_and_distance(site, tmp_path):
     out = tmp_path / "run.json"
-    command = [sys.executable, ROOT / "benchmarks" / "explorer.py", site.parents[1] / "models" / "half"]
+    command = [sys.executable, ROOT / "benchmarks" / "page_explorer.py", site.parents[1] / "models" / "half"]
     result = subprocess.run(
         [*command, "--rounds", "1", "--texts", "3", "--out", out], capture_output=True, text=True, cwd=ROOT
     )
