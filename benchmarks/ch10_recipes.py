@@ -169,7 +169,7 @@ def main() -> None:
     record = origin()
     rt = runtime.setup()
     docs = corpora.pydocs()
-    tokenizer = tokenization.load_tokenizer().backend_tokenizer
+    tokenizer = tokenization.load_tokenizer()
     stream = np.concatenate(tokenization.encode_documents(tokenizer, list(docs["train"].shuffle(seed=0)["text"])))
     held_out = list(docs["test"].shuffle(seed=0)["text"])[:HELD_OUT]
     test, size = tokenization.encode_documents(tokenizer, held_out), sum(len(text.encode()) for text in held_out)

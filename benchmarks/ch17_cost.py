@@ -72,8 +72,8 @@ def main() -> None:
     old = json.loads(PATH.read_text()) if PATH.exists() else {}
     runs, systems = old.get("runs", []), old.get("systems", [])
     record |= {"device": str(rt), "new_tokens": NEW, "documents": DOCUMENTS}
-    models = {"float32": hub.load(hub.shipped("pydocs-gpt")).float().to(rt.device)}
-    models["bfloat16"] = hub.load(hub.shipped("pydocs-gpt")).to(rt.device, torch.bfloat16)
+    gpt, tokenizer = hub.pretrained("pydocs-gpt")
+    models = {"float32": gpt.to(rt.device), "bfloat16": hub.load("pydocs-gpt").to(rt.device, torch.bfloat16)}
     with torch.no_grad():
         for precision, model in models.items():
             runs += timings(model, precision, runs)
@@ -82,7 +82,6 @@ def main() -> None:
     docs = corpora.pydocs().shuffle(seed=0)
     texts = docs["test"]["text"][:DOCUMENTS]
     size = sum(len(text.encode()) for text in texts)
-    tokenizer = tokenization.load_tokenizer("gpt").backend_tokenizer
     encoded = tokenization.encode_documents(tokenizer, texts)
     stream = torch.cat([torch.from_numpy(ids) for ids in encoded]).long()  # (tokens,)
     few, part = CHECK["documents"], sum(len(text.encode()) for text in texts[: CHECK["documents"]])
@@ -104,7 +103,7 @@ def main() -> None:
             write(PATH, record | {"runs": runs, "systems": systems})
     if not {f"Kneser-Ney, order {order}" for order in ORDERS} <= known:
         train = tokenization.encode_documents(tokenizer, docs["train"]["text"][:])
-        counts = ngram.NGramCounts(train, tokenizer.get_vocab_size(), order=max(ORDERS))
+        counts = ngram.NGramCounts(train, len(tokenizer), order=max(ORDERS))
         for order in ORDERS:
             table = ngram.KneserNey(counts, order)
             begin = time.perf_counter()

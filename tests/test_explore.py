@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load, save
 
 from llmbook import explore as package
-from llmbook import generation, hub, tokenization
+from llmbook import generation, hub, pretrained, tokenization
 from llmbook.explore import assets, explore, packing, pictures
 from llmbook.explore.still import still
 from llmbook.transformer import Decoder, Encoder, EncoderDecoder, TransformerConfig
@@ -208,7 +208,7 @@ def test_picture_shows_bars_and_all_heads():
 
 
 def test_stored_output_names_a_shipped_model_and_the_site_adds_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(package, "_shipped", lambda: tmp_path / "pretrained")
+    monkeypatch.setattr(pretrained, "FOLDER", tmp_path / "pretrained")
     monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "book" / "_ext"))
     extension = importlib.import_module("explorer")
     folder = tmp_path / "pretrained" / "tiny"

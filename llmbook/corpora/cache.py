@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmbook.files import file_sha256
+from llmbook.files import file_sha256, without_progress_bars
 
 if TYPE_CHECKING:
     import datasets
@@ -113,7 +113,7 @@ def _write(corpus: "datasets.DatasetDict", folder: Path, about: dict[str, str]) 
     """Write a corpus and the manifest of its files beside ``folder``, then rename it into place."""
     unfinished = folder.with_name(folder.name + UNFINISHED)
     try:
-        with _quiet():
+        with without_progress_bars("datasets"):
             corpus.save_to_disk(unfinished)
         files = sorted(path for path in unfinished.rglob("*") if path.is_file())
         manifest = about | describe(corpus) | {"files": {str(f.relative_to(unfinished)): file_sha256(f) for f in files}}
@@ -151,18 +151,3 @@ def _write_errors(root: Path) -> Iterator[None]:
         reason = error.strerror or str(error)
         remedy = "free some space there, or set LLMBOOK_CACHE to a folder that can be written"
         raise CorpusError(f"The corpus cannot be stored in {root} ({reason}): {remedy}.") from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide the bars of ``datasets`` for a moment: ours is drawn already."""
-    import datasets
-
-    shown = not datasets.are_progress_bars_disabled()
-    if shown:
-        datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if shown:
-            datasets.enable_progress_bars()

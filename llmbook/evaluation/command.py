@@ -33,6 +33,7 @@ from llmbook.evaluation import items, record_page, scoring
 from llmbook.evaluation.items import Benchmark, Item
 from llmbook.evaluation.statistics import wilson_interval
 from llmbook.files import write_whole
+from llmbook.pretrained import model_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -74,6 +75,9 @@ class Loaded:
 def load(folder: str | Path) -> Loaded:
     """Open a directory that `hub.save` or `save_pretrained` wrote, without a network and without running its code.
 
+    Args:
+        folder: or the name of a model that the book ships, see :func:`llmbook.pretrained.model_folder`.
+
     Raises:
         FileNotFoundError: no such folder, or no configuration, weights (safetensors) or tokenizer in it.
         ValueError: a model of a kind that cannot be evaluated, a damaged file, missing weights, a tokenizer with other
@@ -82,12 +86,9 @@ def load(folder: str | Path) -> Loaded:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
     from transformers.utils import logging
 
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is no folder: name one that hub.save or save_pretrained wrote")
-    for pattern in ("config.json", "*.safetensors"):
-        if not any(folder.glob(pattern)):
-            raise FileNotFoundError(f"{folder} has no {pattern}: save the model with hub.save or save_pretrained")
+    folder = model_folder(folder)
+    if not any(folder.glob("*.safetensors")):
+        raise FileNotFoundError(f"{folder} has no *.safetensors: save the model with hub.save or save_pretrained")
     if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt")):
         raise FileNotFoundError(
             f"{folder} has no tokenizer: save it beside the model, hub.save(model, folder, tokenizer) or "

@@ -23,6 +23,7 @@ import numpy as np
 from safetensors.torch import save
 from torch import nn
 
+from llmbook import tokenization
 from llmbook.transformer import Decoder, Encoder, count_parameters
 
 MAGIC = b"LMX1"
@@ -136,7 +137,7 @@ def tokenizer_facts(tokenizer: Any) -> dict[str, Any]:
     Raises:
         ValueError: a tokenizer of another kind, whose ids the page would not get right.
     """
-    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    backend = tokenization.backend(tokenizer)
     stored = json.loads(backend.to_str())
     model, before = stored["model"], stored.get("pre_tokenizer") or {}
     steps = [(step["type"], step.get("individual_digits"), step.get("use_regex"), step.get("add_prefix_space"))

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmbook.finetuning.heads import SequenceClassifier, _states, pool
+from llmbook.finetuning.heads import SequenceClassifier, last_hidden_state, pool
 
 OPERATIONS = ("swap", "delete", "insert")
 
@@ -137,7 +137,7 @@ def mix_up(model: SequenceClassifier, batch: Any, alpha: float = 0.4) -> Tensor:
     if not alpha > 0:
         raise ValueError(f"alpha={alpha}: it takes a number above 0")
     mask = batch["attention_mask"]  # (batch, time)
-    hidden = _states(model.backbone, batch["input_ids"], mask, None)  # (batch, time, d_model)
+    hidden = last_hidden_state(model.backbone, batch["input_ids"], mask, None)  # (batch, time, d_model)
     pooled = pool(hidden, mask, model.pooling)  # (batch, d_model)
     weight = torch.distributions.Beta(alpha, alpha).sample((len(batch),)).to(pooled.device)  # (batch,)
     partner = torch.randperm(len(batch), device=pooled.device)  # (batch,)

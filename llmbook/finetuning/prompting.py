@@ -4,7 +4,8 @@ Tokens of a prompt that somebody wrote: :func:`log_likelihoods` scores answers, 
 prompt favours by itself. A prompt that is learned: :class:`SoftPrompt` and :class:`Prefix` stand before a frozen
 model and take its place under the heads of chapter 12, or under :class:`LabelWords`, whose labels are words:
 
-    model = LabelWords(SoftPrompt(hub.load(hub.shipped("pydocs-gpt")).float(), init=ids), words=[[1147], [928]])
+    gpt, tokenizer = hub.pretrained("pydocs-gpt")
+    model = LabelWords(SoftPrompt(gpt, init=ids), words=[[1147], [928]])
     training.fit(model, Examples(rows, batch_size=16, pad=tokenizer.pad_token_id), Settings(100), loss_of=loss)
 """
 
