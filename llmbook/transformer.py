@@ -298,15 +298,15 @@ class Stack(nn.Module):
         cos, sin = rotary(position_ids, self.config.d_head, self.config.rope_base)  # (batch or 1, time, d_head)
         return cos[:, None].to(embeddings), sin[:, None].to(embeddings)
 
-    def cached_tokens(self, past_key_values: Cache | None, batch: int) -> int:
+    def cached_tokens(self, past_key_values: Cache | None, batch_size: int) -> int:
         """Return how many earlier tokens the cache holds; refuse one that is not of this model and batch."""
         if past_key_values is None:
             return 0
-        layers, held = len(past_key_values), len(past_key_values[0][0]) if past_key_values else batch
-        if (layers, held) != (len(self.blocks), batch):
+        layers, held = len(past_key_values), len(past_key_values[0][0]) if past_key_values else batch_size
+        if (layers, held) != (len(self.blocks), batch_size):
             raise ValueError(
                 f"past_key_values has {layers} layers for a batch of {held}, the model {len(self.blocks)} layers and "
-                f"the tokens a batch of {batch}: pass on what the last call with these sequences returned"
+                f"the tokens a batch of {batch_size}: pass on what the last call with these sequences returned"
             )
         return past_key_values[0][0].shape[2]
 

@@ -189,9 +189,9 @@ def test_a_missing_or_foreign_file_is_named(tmp_path, write):
 def test_an_assignment_is_found_by_number_or_name(write):
     path = write(GOOD)
     for number in ("07", "7", "07-doubling"):
-        assert source.find(number, path.parent) == path
+        assert source.find_assignment(number, path.parent) == path
     with pytest.raises(ValueError, match="no assignment is called '8'; known: 07-doubling"):
-        source.find("8", path.parent)
+        source.find_assignment("8", path.parent)
 
 
 def test_a_students_name_goes_into_the_set_up_cell_as_a_string(write):

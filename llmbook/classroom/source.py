@@ -90,7 +90,7 @@ def variant(student: str) -> int:
     return int(hashlib.sha256("".join(letters).encode()).hexdigest(), 16) % VARIANTS
 
 
-def find(number: str, folder: Path = FOLDER) -> Path:
+def find_assignment(number: str, folder: Path = FOLDER) -> Path:
     """Return the source of an assignment, by its number ("03") or its name ("03-attention")."""
     known = sorted(folder.glob("[0-9][0-9]-*.md"))
     for path in known:
