@@ -17,7 +17,7 @@ from dataclasses import asdict
 import torch
 from tqdm.auto import tqdm
 
-from llmbook import corpora, hub, ngram, runtime, tokenization
+from llmbook import corpora, hub, ngram, runtime, scaling, tokenization
 from llmbook.evaluation import cost
 from llmbook.metrics import bits_per_byte
 from recording import ROOT, origin, write
@@ -58,7 +58,7 @@ def timings(model: torch.nn.Module, precision: str, done: list[dict]) -> list[di
             cache = model(prompt, use_cache=True).past_key_values
             run |= {
                 "cache_bytes": cost.measured_cache_bytes(cache),
-                "cache_formula": cost.cache_bytes(model.config, batch, length, size),
+                "cache_formula": scaling.cache_bytes(model.config, batch, length, size),
                 "peak_bytes": cost.peak_bytes(model, prompt),
             }
             found.append(run)

@@ -306,12 +306,12 @@ def test_the_books_own_grader_agrees(name, tmp_path):
     for student, answers in {"solved": build.solutions(assignment), "untouched": {}, "mistaken": mistakes}.items():
         build.write_notebook(build.student_notebook(assignment, answers, student), tmp_path / f"{student}.ipynb")
     marks = {}
-    settings = grading.Settings(seed=5, unsafe=True)  # the notebooks are ours
+    settings = grading.GradingSettings(seed=5, unsafe=True)  # the notebooks are ours
 
     def done(record):
         marks[record.student] = (record.status, record.earned)
 
-    grading.grade_all(submissions.find(tmp_path), assignment, settings, 1, done)
+    grading.grade_all(submissions.find_submissions(tmp_path), assignment, settings, 1, done)
     assert marks == {"solved": ("graded", assignment.points), "untouched": ("graded", 0), "mistaken": ("graded", 0)}
 
 

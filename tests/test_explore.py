@@ -154,7 +154,7 @@ def test_output_carries_model_picture_and_sentence_and_leaves_the_model_alone():
     assert model.training and all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert 'aria-label="A &quot;small&quot; &lt;model&gt;"' in html and "data-model=" in html and "data-code=" in html
     assert 'alt="A &quot;small&quot; &lt;model&gt;" src="data:image/png;base64,' in html
-    assert assets.words()["still"] in html
+    assert assets.phrases()["still"] in html
     bundle = view._repr_mimebundle_()
     assert set(bundle) == {"text/html", "image/png", "text/plain"} and bundle["text/plain"].startswith("explore(")
     assert len(html) < 200_000
@@ -176,7 +176,7 @@ def test_scripts_are_light():
 
 
 def test_all_words_of_the_pictures_are_there_and_used():
-    words, source = assets.words(what="pictures"), assets.bundle(assets.PICTURES)
+    words, source = assets.phrases(what="pictures"), assets.bundle(assets.PICTURES)
     for name in words:
         group = name.partition(".")[0]
         assert f'"{name}"' in source or (f"`{group}.$" in source and "." in name), f"{name} is said nowhere"
@@ -185,7 +185,7 @@ def test_all_words_of_the_pictures_are_there_and_used():
 
 
 def test_all_words_are_there_and_used():
-    words = assets.words()
+    words = assets.phrases()
     source = assets.asset("page.js") + assets.asset("dom.js")
     problems = set(re.findall(r'Problem\("(\w+)"', assets.bundle(assets.WORKER)))
     problems |= set(re.findall(r'code: "(\w+)"', source + assets.bundle(assets.WORKER)))
@@ -195,7 +195,7 @@ def test_all_words_are_there_and_used():
         assert used, f"{name} is said nowhere"
     assert not re.search(r">[A-Z][a-z]+ [a-z]+", source), "a sentence outside the list of words"
     with pytest.raises(ValueError, match=r"there is no words\.tlh\.json"):
-        assets.words("tlh")
+        assets.phrases("tlh")
 
 
 def test_picture_shows_bars_and_all_heads():

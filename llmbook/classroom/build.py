@@ -34,7 +34,7 @@ c.ExecutePreprocessor.startup_timeout = 120
 """
 
 
-def instructions(assignment: Assignment) -> str:
+def instructions_of(assignment: Assignment) -> str:
     """Return what stands below the title of every student's notebook."""
     name = " Write your name into the set-up cell: your data are drawn from it." if assignment.has_variants else ""
     return (
@@ -80,7 +80,7 @@ def _notebook(assignment: Assignment, answers: Mapping[str, str], hidden: bool, 
             continue
         if first_question:
             metadata = _metadata(assignment, "text")
-            cells += [new_markdown_cell(instructions(assignment), metadata=metadata, id="instructions"), setup]
+            cells += [new_markdown_cell(instructions_of(assignment), metadata=metadata, id="instructions"), setup]
             first_question = False
         heading, _, rest = part.prompt.partition("\n")
         points = f"*{part.points} point{'s' if part.points > 1 else ''}*"

@@ -91,11 +91,11 @@ def variant(student: str) -> int:
 
 
 def folders() -> list[Path]:
-    """Return where sources are looked for: ``assignments`` here, and that of the repository in which the package lies."""
+    """Return where sources are looked for: ``assignments`` here, and the package's own repository's."""
     return list(dict.fromkeys([Path.cwd() / "assignments", FOLDER]))
 
 
-def find(number: str, *places: Path) -> Path:
+def find_assignment(number: str, *places: Path) -> Path:
     """Return the source of an assignment, by its number ("03") or its name ("03-attention").
 
     Args:

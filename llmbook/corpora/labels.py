@@ -19,7 +19,7 @@ from llmbook.corpora.installed import PACKAGES
 if TYPE_CHECKING:
     import datasets
 
-Row = dict[str, Any]
+_Row = dict[str, Any]
 RECIPE = "labels 4"  # to be raised with every change of what is built
 
 MASK = "PACKAGE"
@@ -54,7 +54,7 @@ def _topic_classification(corpus: "datasets.DatasetDict") -> "datasets.DatasetDi
         if not part[:1].isupper()
     )
 
-    def examples(row: Row) -> Iterator[Row]:
+    def examples(row: _Row) -> Iterator[_Row]:
         yield {"id": row["id"], "text": row["text"], "masked": mask(row["text"], modules), "label": row["topic"]}
 
     topics = ClassLabel(names=[package.topic for package in PACKAGES])
@@ -100,7 +100,7 @@ def section_classification() -> "datasets.DatasetDict":
 def _section_classification(corpus: "datasets.DatasetDict") -> "datasets.DatasetDict":
     from datasets import ClassLabel, Features, Value
 
-    def examples(row: Row) -> Iterator[Row]:
+    def examples(row: _Row) -> Iterator[_Row]:
         for number, section in enumerate(row["sections"]):
             text = without_fields(section["text"])
             if section["title"] in SECTION_TITLES and len(text) >= 20:
@@ -145,7 +145,7 @@ def named_entities() -> "datasets.DatasetDict":
 def _named_entities(corpus: "datasets.DatasetDict") -> "datasets.DatasetDict":
     from datasets import ClassLabel, Features, List, Value
 
-    def examples(row: Row) -> Iterator[Row]:
+    def examples(row: _Row) -> Iterator[_Row]:
         parameters = frozenset(parameter["name"].lstrip("*") for parameter in row["parameters"])
         pieces = [entities(paragraph, parameters) for paragraph in _paragraphs(row["text"])]
         for name, kind, written, description in _entries(row):
@@ -234,7 +234,7 @@ def bio(pieces: Iterable[tuple[str, str]]) -> tuple[list[str], list[str]]:
     return tokens, tags
 
 
-def _entries(row: Row) -> Iterator[tuple[str, str, str, str]]:
+def _entries(row: _Row) -> Iterator[tuple[str, str, str, str]]:
     """Yield the name, the kind, the type and the description of each parameter with a type and each exception."""
     for parameter in row["parameters"]:
         if parameter["type"] and not _CODE.search(parameter["description"]):
@@ -277,7 +277,7 @@ def summarisation() -> "datasets.DatasetDict":
 def _summarisation(corpus: "datasets.DatasetDict") -> "datasets.DatasetDict":
     from datasets import Features, Value
 
-    def examples(row: Row) -> Iterator[Row]:
+    def examples(row: _Row) -> Iterator[_Row]:
         summary, body = row["summary"], row["body"]
         if 10 <= len(summary) <= 300 and len(body) >= 200 and not _stands_in(summary, body):
             yield {"id": row["id"], "body": body, "summary": summary}
@@ -304,7 +304,7 @@ def retrieval() -> "datasets.DatasetDict":
 def _retrieval(corpus: "datasets.DatasetDict") -> "datasets.DatasetDict":
     from datasets import Features, Value
 
-    def examples(row: Row) -> Iterator[Row]:
+    def examples(row: _Row) -> Iterator[_Row]:
         document = "\n".join(part for part in (row["name"], row["signature"], row["body"]) if part)
         if len(row["summary"]) >= 10 and len(row["body"]) >= 80 and not _stands_in(row["summary"], document):
             yield {"id": row["id"], "query": row["summary"], "document": document}
@@ -341,7 +341,7 @@ def question_answering() -> "datasets.DatasetDict":
 def _question_answering(corpus: "datasets.DatasetDict") -> "datasets.DatasetDict":
     from datasets import Features, List, Value
 
-    def examples(row: Row) -> Iterator[Row]:
+    def examples(row: _Row) -> Iterator[_Row]:
         questions = []
         for section in row["sections"]:
             if section["title"] == "Parameters" and len(section["text"]) <= LONGEST_CONTEXT:
@@ -369,7 +369,7 @@ def _question_answering(corpus: "datasets.DatasetDict") -> "datasets.DatasetDict
 _ENTRY = re.compile(r"(?m)^`*\\?\*{0,2}\w+(?:\s*,\s*\\?\*{0,2}\w+)*`*(?=\s*[:(]|\s*$)")
 
 
-def _questions(context: str, parameters: list[Row]) -> Iterator[Row]:
+def _questions(context: str, parameters: list[_Row]) -> Iterator[_Row]:
     """Yield the questions that a list of parameters answers, and those for defaults that it does not mention."""
     by_name = {parameter["name"]: parameter for parameter in parameters}
     entries = list(_ENTRY.finditer(context))
@@ -395,7 +395,7 @@ def _questions(context: str, parameters: list[Row]) -> Iterator[Row]:
 def _derived(
     name: str,
     corpus: "datasets.DatasetDict",
-    examples: Callable[[Row], Iterator[Row]],
+    examples: Callable[[_Row], Iterator[_Row]],
     features: "datasets.Features",
     *given: str,
 ) -> "datasets.DatasetDict":

@@ -161,7 +161,7 @@ def prepare(
     if not ids or len(ids) > room:
         raise ValueError(f"text has {len(ids)} tokens: the explorer begins with 1 to {room} of them")
     place, probabilities, attention = _predict(network, ids, packed.kind, tokenizer)
-    words = assets.words(language)
+    words = assets.phrases(language)
     best = probabilities.topk(min(10, len(probabilities)))
     candidates = list(zip(names(best.indices.tolist()), best.values.tolist(), strict=True))
     shown = names(ids)

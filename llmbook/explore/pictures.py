@@ -32,7 +32,7 @@ def _view(name: str, data: dict[str, Any], figure: Figure, label: str, language:
     """Put picture, data and script together."""
     picture = png(figure)
     stored = json.dumps({"name": name, "data": data}, ensure_ascii=False, separators=(",", ":"))
-    sentence = assets.words(language)["still"]
+    sentence = assets.phrases(language)["still"]
     html = (
         f'<figure class="lm-explorer lm-picture" role="group" aria-label="{escape(label)}" '
         f'data-picture="{escape(stored)}" data-code="{assets.packed_pictures(language)}">'

@@ -50,7 +50,7 @@ def chat_tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def render(messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = False) -> str:
+def apply_chat_template(messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = False) -> str:
     """Write a conversation as one text, as ``apply_chat_template`` does with :data:`CHAT_TEMPLATE`.
 
     Args:
@@ -129,7 +129,7 @@ def prompt_row(tokenizer: PreTrainedTokenizerBase, example: Instruction, max_len
 
 
 def _turns(tokenizer: PreTrainedTokenizerBase, user: str) -> list[int]:
-    return _ids(tokenizer, render([{"role": "user", "content": user}], add_generation_prompt=True))
+    return _ids(tokenizer, apply_chat_template([{"role": "user", "content": user}], add_generation_prompt=True))
 
 
 def instruction_row(
@@ -138,7 +138,7 @@ def instruction_row(
     """Return ``input_ids`` and ``labels`` of an instruction with its answer.
 
     ``labels`` are the ids themselves where a token is taught and -100 elsewhere, unshifted as in ``transformers``:
-    :func:`next_token_loss` compares each with the logits of the position before it.
+    :func:`answer_loss` compares each with the logits of the position before it.
 
     Args:
         tokenizer: see :func:`chat_tokenizer`.
@@ -163,7 +163,7 @@ def instruction_row(
     return {"input_ids": prompt + answer, "labels": taught + answer}
 
 
-def next_token_loss(model: Decoder, batch: Batch) -> Tensor:
+def answer_loss(model: Decoder, batch: Batch) -> Tensor:
     """Return the mean loss of the labelled tokens in nats: what ``training.fit`` takes as ``loss_of``.
 
     The head is computed only where there is a label. Batches of packed rows (see :func:`pack`) keep their examples
