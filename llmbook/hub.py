@@ -6,11 +6,9 @@ What :func:`save` writes is opened by ``AutoModelForCausalLM``, ``AutoModelForMa
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -32,8 +30,8 @@ from transformers import (
     T5Config,
     T5ForConditionalGeneration,
 )
-from transformers.utils import logging
 
+from llmbook.runtime import without_progress_bars
 from llmbook.transformer import Decoder, Encoder, EncoderDecoder, TransformerConfig
 
 Model = Decoder | Encoder | EncoderDecoder
@@ -286,18 +284,6 @@ def _refuse_unlike(config: Any, wanted: dict[str, Any]) -> None:
             raise ValueError(f"{name}={given!r}: the book's blocks compute {' or '.join(map(repr, allowed))} only")
 
 
-@contextlib.contextmanager
-def _without_progress_bars() -> Iterator[None]:
-    """Keep transformers from drawing a bar for a file of a few megabytes."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
 def save(model: Model, folder: str | Path, tokenizer: PreTrainedTokenizerBase | None = None) -> Path:
     """Write ``config.json`` and ``model.safetensors`` into ``folder``, which may exist; return its path.
 
@@ -330,7 +316,7 @@ def save(model: Model, folder: str | Path, tokenizer: PreTrainedTokenizerBase | 
         if tokenizer is not None:
             _name_special_tokens(theirs, tokenizer)
             _save_tokenizer(tokenizer, temporary, getattr(theirs.config, "max_position_embeddings", None))
-        with _without_progress_bars():
+        with without_progress_bars():
             theirs.save_pretrained(temporary)
         folder.mkdir(exist_ok=True)
         for path in temporary.iterdir():
@@ -399,7 +385,7 @@ def load(folder: str | Path) -> Model:
     if config.model_type not in kinds:
         raise ValueError(f"{folder} holds a {config.model_type}: the book's blocks compute {', '.join(kinds)}")
     options: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True, "local_files_only": True}
-    with _without_progress_bars():
+    with without_progress_bars():
         try:
             theirs, info = kinds[config.model_type].from_pretrained(folder, **options)
         except (SafetensorError, RuntimeError) as error:

@@ -110,9 +110,11 @@ def _feed(digest: Any, array: "pa.Array") -> int:
 
 def _write(corpus: "datasets.DatasetDict", folder: Path, about: dict[str, str]) -> None:
     """Write a corpus and the manifest of its files beside `folder`, then rename it into place."""
+    from llmbook.runtime import without_progress_bars  # here: it imports torch
+
     unfinished = folder.with_name(folder.name + UNFINISHED)
     try:
-        with _quiet():
+        with without_progress_bars():
             corpus.save_to_disk(unfinished)
         files = sorted(path for path in unfinished.rglob("*") if path.is_file())
         manifest = about | describe(corpus) | {"files": {str(f.relative_to(unfinished)): file_sha256(f) for f in files}}
@@ -150,18 +152,3 @@ def _write_errors(root: Path) -> Iterator[None]:
         reason = error.strerror or str(error)
         remedy = "free some space there, or set LLMBOOK_CACHE to a folder that can be written"
         raise CorpusError(f"The corpus cannot be stored in {root} ({reason}): {remedy}.") from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide the bars of `datasets` for a moment: ours is drawn already."""
-    import datasets
-
-    shown = not datasets.are_progress_bars_disabled()
-    if shown:
-        datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if shown:
-            datasets.enable_progress_bars()
