@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from llmbook.evaluation.scoring import start_token
 from llmbook.ngram import AddK, KneserNey
 from llmbook.tokenization import END_OF_TEXT
 
@@ -77,13 +78,8 @@ class Convention:
         Raises:
             ValueError: the tokenizer has neither.
         """
-        start = tokenizer.eos_token if tokenizer.bos_token is None else tokenizer.bos_token
-        if start is None:
-            raise ValueError(
-                "the tokenizer has neither a bos nor an eos token, before which no first token has a probability: "
-                "set tokenizer.bos_token"
-            )
-        return replace(self, start=str(start), end=None if tokenizer.eos_token is None else str(tokenizer.eos_token))
+        start = str(tokenizer.convert_ids_to_tokens(start_token(tokenizer)))
+        return replace(self, start=start, end=None if tokenizer.eos_token is None else str(tokenizer.eos_token))
 
     def describe(self) -> str:
         """Return the sentence that records and model cards print beside a number."""
@@ -270,8 +266,8 @@ def _encoded(
 
 def _nowhere(place: int) -> int:
     raise ValueError(
-        f"a text is cut off after token {place + 1}, and this tokenizer, written in Python, does not say how many bytes "
-        "these are: use its fast version, or max_tokens=None"
+        f"a text is cut off after token {place + 1}, and this tokenizer, written in Python, does not say how many "
+        "bytes these are: use its fast version, or max_tokens=None"
     )
 
 
