@@ -1,6 +1,5 @@
 """Domains, their words, mixtures, transfer, and the items of a domain's benchmark."""
 
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
