@@ -18,6 +18,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from llmbook import corpora, ngram, runtime, tokenization
+from llmbook.evaluation.likelihood import BOOK
 from llmbook.metrics import bits_per_byte
 from recording import ROOT, origin, run_engine, write
 
@@ -40,7 +41,7 @@ def main() -> None:
     docs = corpora.pydocs()
     fingerprint = corpora.describe(docs)
     docs = docs.shuffle(seed=0)
-    texts, held_out = docs["train"]["text"], docs["test"]["text"][:200]
+    texts, held_out = docs["train"]["text"], corpora.held_out()
     num_bytes = sum(len(text.encode()) for text in held_out)
     tokenizer = tokenization.train_byte_bpe(texts[:5000], vocab_size=1024)
     vocab_size = tokenizer.get_vocab_size()
@@ -69,7 +70,8 @@ def main() -> None:
                      "parameters": size})  # fmt: skip
         tqdm.write(f"{kind.__name__} {n:,} tokens, seed {seed}: {bits:.3f} bits per byte, {seconds:.0f} s")
 
-    record |= {"device": str(rt), "data": fingerprint, "width": arguments.width, "runs": runs}
+    convention = BOOK.with_window(chapter["WINDOW"]).describe()
+    record |= {"device": str(rt), "data": fingerprint, "width": arguments.width, "convention": convention, "runs": runs}
     write(ROOT / "llmbook" / "results" / "language_models.json", record)
 
 

@@ -1,10 +1,10 @@
 """What our recipe buys over `transformers`' own `Trainer`, part by part: `llmbook/results/recipes.json`.
 
 All runs train a Llama of one shape on the same windows of `pydocs` in the same order, in bfloat16, and are judged by
-bits per byte of held-out text. The first is `LlamaForCausalLM` under `Trainer` with its default settings, but for the
-learning rate, which is the best of `RATES`. Each next run changes one thing more, up to `benchmarks/pretrain.py`'s
-recipe; its learning rates are those of the shipped model and are not tuned to this size. The last two train with a half
-and a third of the tokens.
+bits per byte of held-out text, under the book's convention. The first is `LlamaForCausalLM` under `Trainer` with its
+default settings, but for the learning rate, which is the best of `RATES`. Each next run changes one thing more, up to
+`benchmarks/pretrain.py`'s recipe; its learning rates are those of the shipped model and are not tuned to this size. The
+last two train with a half and a third of the tokens.
 
     python benchmarks/ch10_recipes.py --shape small --steps 240 --seeds 3       # what each part buys
     python benchmarks/ch10_recipes.py --shape shipped --steps 2000 --seeds 1  # first and last at that size
@@ -24,8 +24,8 @@ from tqdm.auto import tqdm
 from transformers import LlamaForCausalLM, Trainer, TrainingArguments
 
 from llmbook import corpora, hub, runtime, tokenization, training, transformer
-from llmbook.metrics import bits_per_byte
-from pretrain import HELD_OUT, VOCAB_SIZE, next_token_log_probs
+from llmbook.evaluation.likelihood import BOOK, score_texts
+from pretrain import VOCAB_SIZE
 from recording import ROOT, origin, write
 
 PATH = ROOT / "llmbook" / "results" / "recipes.json"
@@ -168,14 +168,13 @@ def main() -> None:
     chosen = parser.parse_args()
     record = origin()
     rt = runtime.setup()
-    docs = corpora.pydocs()
     tokenizer = tokenization.load_tokenizer()
-    stream = np.concatenate(tokenization.encode_documents(tokenizer, list(docs["train"].shuffle(seed=0)["text"])))
-    held_out = list(docs["test"].shuffle(seed=0)["text"])[:HELD_OUT]
-    test, size = tokenization.encode_documents(tokenizer, held_out), sum(len(text.encode()) for text in held_out)
+    texts = list(corpora.pydocs()["train"].shuffle(seed=0)["text"])
+    stream = np.concatenate(tokenization.encode_documents(tokenizer, texts))
+    held_out, convention = corpora.held_out(), BOOK.with_window(WINDOW)
 
     def score(model: nn.Module) -> float:
-        return bits_per_byte(next_token_log_probs(model.eval(), test, WINDOW), size)
+        return score_texts(model, tokenizer, held_out, convention).bits_per_byte
 
     shape = SHAPES[chosen.shape]
     ends = ENDS if chosen.shape == "shipped" else None
@@ -185,8 +184,11 @@ def main() -> None:
         "device": str(rt),
         "shape": shape,
         "parameters": transformer.count_parameters(build(shape, 0)),
+        "convention": convention.describe(),
         "runs": runs,
     }
+    if chosen.shape == "shipped":  # what the long training of this size reached, measured in the same way
+        record["pydocs-gpt"] = score(hub.pretrained("pydocs-gpt")[0])
     whole = json.loads(PATH.read_text()) if PATH.exists() else {}
     write(PATH, whole | {chosen.shape: record})
 

@@ -91,6 +91,8 @@ def main() -> None:
         "engine_sha256": chapter["engine_sha256"], "data": corpora.describe(chapter["docs"]),
         "documents": arguments.documents, "tokens": len(stream), "shapes": shapes,
         "held_out": {"tokens": len(chapter["held_out"]), "bytes": held_out_bytes},
+        "convention": f"documents joined to one text, windows of {chapter['WINDOW']} tokens that do not overlap, the "
+        "last incomplete batch of 64 windows left out, <|endoftext|> after each document, which is scored",
     }  # fmt: skip
 
     def run(name: str, width: int, ends: list[int], rate: float, seed: int) -> None:

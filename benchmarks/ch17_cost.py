@@ -1,46 +1,45 @@
 """What `pydocs-gpt` costs to run, and what its quality costs: `llmbook/results/evaluation_cost.json` (chapter 17).
 
 First part: time to the first token, per token, throughput and memory against batch and prompt length, in float32 and
-bfloat16. Second part: bits per byte of held-out documents against seconds per thousand scored tokens and memory, for
-several context lengths and precisions, and for n-gram models counted on the same training text. Measurements that the
-file holds already are kept.
+bfloat16. Second part: bits per byte of held-out documents, under the book's convention, against seconds of processor
+time per thousand scored tokens and memory, for several context lengths and precisions, and for n-gram models counted on
+the same training text. Measurements that the file holds already are kept.
 
     python benchmarks/ch17_cost.py
 """
 
 import argparse
 import json
-import math
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 
+import numpy as np
 import torch
 from tqdm.auto import tqdm
 
 from llmbook import corpora, hub, ngram, runtime, scaling, tokenization
 from llmbook.evaluation import cost
+from llmbook.evaluation.likelihood import BOOK, LanguageModel, document_log_probs
 from llmbook.metrics import bits_per_byte
 from recording import ROOT, origin, write
 
 BATCHES, LENGTHS, NEW = (1, 2, 4, 8, 16), (32, 64, 128, 256, 448), 32
-CONTEXTS, ORDERS, DOCUMENTS = (16, 64, 256, 512), (2, 3, 5), 200
+CONTEXTS, ORDERS = (16, 64, 256, 512), (2, 3, 5)
 CHECK = {"context": 16, "documents": 20}  # what the chapter computes again
+END = tokenization.special_tokens().index(tokenization.END_OF_TEXT)
 PATH = ROOT / "llmbook" / "results" / "evaluation_cost.json"
 
 
-@torch.no_grad()
-def nats(model: torch.nn.Module, stream: torch.Tensor, context: int) -> float:
-    """Return the nats of a stream of tokens ``(tokens,)`` in windows that overlap by half, as in chapter 1."""
-    half = context // 2
-    padded = torch.nn.functional.pad(stream, (half + 1, -len(stream) % half))
-    total, left, device = 0.0, len(stream), next(model.parameters()).device
-    for rows in padded.unfold(0, context + 1, half).split(max(1, 4096 // context)):
-        rows = rows.to(device)  # (rows, context + 1)
-        logits = model(rows[:, :-1]).logits[:, -half:].float()  # (rows, half, vocab)
-        losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, -half:].flatten(), reduction="none")
-        total += float(losses[:left].double().sum())
-        left -= min(left, len(losses))
-    return total
+def bits_and_seconds(
+    model: LanguageModel, documents: Sequence[np.ndarray], num_bytes: int, context: int
+) -> dict[str, float]:
+    """Score documents under the book's convention, in windows of so many tokens."""
+    convention, batch_size = BOOK.with_window(context), max(1, 4096 // context)
+    begin = time.process_time()
+    found = np.concatenate(document_log_probs(model, documents, convention, END, batch_size=batch_size))  # (tokens,)
+    seconds = time.process_time() - begin
+    return {"bits_per_byte": bits_per_byte(found, num_bytes), "seconds_per_1000": 1000 * seconds / len(found)}
 
 
 def timings(model: torch.nn.Module, precision: str, done: list[dict]) -> list[dict]:
@@ -68,26 +67,27 @@ def timings(model: torch.nn.Module, precision: str, done: list[dict]) -> list[di
 def main() -> None:
     """Measure and record."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    record, rt = origin(), runtime.setup()
+    made, rt = origin(), runtime.setup()
     old = json.loads(PATH.read_text()) if PATH.exists() else {}
-    runs, systems = old.get("runs", []), old.get("systems", [])
-    record |= {"device": str(rt), "new_tokens": NEW, "documents": DOCUMENTS}
+    runs, systems = old.pop("runs", []), old.pop("systems", [])
+    record = old  # says where the runs come from; "scored" says it of the systems
     gpt, tokenizer = hub.pretrained("pydocs-gpt")
     models = {"float32": gpt.to(rt.device), "bfloat16": hub.load("pydocs-gpt").to(rt.device, torch.bfloat16)}
     with torch.no_grad():
         for precision, model in models.items():
-            runs += timings(model, precision, runs)
-            write(PATH, record | {"runs": runs, "systems": systems})
+            if found := timings(model, precision, runs):
+                runs += found
+                record |= made | {"device": str(rt), "new_tokens": NEW}
+                write(PATH, record | {"runs": runs, "systems": systems})
 
-    docs = corpora.pydocs().shuffle(seed=0)
-    texts = docs["test"]["text"][:DOCUMENTS]
-    size = sum(len(text.encode()) for text in texts)
-    encoded = tokenization.encode_documents(tokenizer, texts)
-    stream = torch.cat([torch.from_numpy(ids) for ids in encoded]).long()  # (tokens,)
-    few, part = CHECK["documents"], sum(len(text.encode()) for text in texts[: CHECK["documents"]])
-    short = torch.cat([torch.from_numpy(ids) for ids in encoded[:few]]).long()  # (tokens,)
-    bits = nats(models["float32"], short, CHECK["context"]) / math.log(2) / part
-    record |= {"check": CHECK | {"bits_per_byte": bits}}
+    texts = corpora.held_out()
+    documents = tokenization.encode_documents(tokenizer, texts)
+    sizes = [len(text.encode()) for text in texts]
+    few = CHECK["documents"]
+    again = bits_and_seconds(models["float32"], documents[:few], sum(sizes[:few]), CHECK["context"])
+    convention = f"{BOOK.with_window(max(CONTEXTS)).describe()}; shorter windows overlap by half of theirs"
+    record |= {"documents": len(texts), "check": CHECK | {"bits_per_byte": again["bits_per_byte"]}}
+    record |= {"convention": convention, "scored": made}
     known = {system["name"] for system in systems}
     for precision, model in models.items():
         weights = cost.weight_bytes(model)
@@ -95,23 +95,18 @@ def main() -> None:
             name = f"pydocs-gpt, {precision}, context {context}"
             if name in known:
                 continue
-            begin = time.perf_counter()
-            bits = nats(model, stream, context) / math.log(2) / size
-            seconds = time.perf_counter() - begin
-            systems.append({"name": name, "kind": f"transformer, {precision}", "bits_per_byte": bits,
-                            "seconds_per_1000": 1000 * seconds / len(stream), "bytes": weights})  # fmt: skip
+            found = bits_and_seconds(model, documents, sum(sizes), context)
+            systems.append({"name": name, "kind": f"transformer, {precision}"} | found | {"bytes": weights})
             write(PATH, record | {"runs": runs, "systems": systems})
     if not {f"Kneser-Ney, order {order}" for order in ORDERS} <= known:
-        train = tokenization.encode_documents(tokenizer, docs["train"]["text"][:])
+        train = tokenization.encode_documents(tokenizer, corpora.pydocs()["train"].shuffle(seed=0)["text"][:])
         counts = ngram.NGramCounts(train, len(tokenizer), order=max(ORDERS))
         for order in ORDERS:
             table = ngram.KneserNey(counts, order)
-            begin = time.perf_counter()
-            bits = bits_per_byte(table.log_prob(encoded), size)
-            seconds = time.perf_counter() - begin
+            found = bits_and_seconds(table, documents, sum(sizes), max(CONTEXTS))
             stored = sum(level.keys.nbytes + level.counts.nbytes for level in counts.levels[:order])
-            systems.append({"name": f"Kneser-Ney, order {order}", "kind": "n-gram counts", "bits_per_byte": bits,
-                            "seconds_per_1000": 1000 * seconds / len(stream), "bytes": stored})  # fmt: skip
+            name = f"Kneser-Ney, order {order}"
+            systems.append({"name": name, "kind": "n-gram counts"} | found | {"bytes": stored})
     write(PATH, record | {"runs": runs, "systems": systems})
 
 

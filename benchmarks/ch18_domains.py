@@ -22,13 +22,13 @@ from safetensors.torch import load_model, save_model
 from transformers import PreTrainedTokenizerFast
 
 from llmbook import corpora, hub, runtime, tokenization, training, transformer
-from llmbook.evaluation import domains, retrieval
+from llmbook.evaluation import domain_items, domains, likelihood, retrieval
 from llmbook.evaluation.scoring import score_choices
 from recording import ROOT, go_on, origin, run_engine, write
 
 LIBRARY = {
     "copy": copy, "np": np, "torch": torch, "corpora": corpora, "tokenization": tokenization, "training": training,
-    "transformer": transformer, "domains": domains, "hub": hub,
+    "transformer": transformer, "domains": domains, "hub": hub, "likelihood": likelihood, "replace": replace,
 }  # fmt: skip
 PATH = ROOT / "llmbook" / "results" / "domains.json"
 SHARES = (0.0, 0.25, 0.5, 1.0)
@@ -94,7 +94,7 @@ def answers(chapter: dict, work: Path, part: str, key: tuple, how: str) -> dict:
     """Let a model answer the benchmark, with or without a passage in front of each question."""
     target = chapter["TARGET"]
     rows = [row for row in corpora.pydocs()["test"] if row["topic"] == target]
-    benchmark = domains.domain_benchmark(target, rows)
+    benchmark = domain_items.domain_benchmark(target, rows)
     if part in ("pydocs-gpt", "shipped"):
         model, tokenizer = hub.pretrained("pydocs-gpt")
     else:
@@ -134,7 +134,8 @@ def main() -> None:
     rt = runtime.setup()
     chapter = run_engine("18-vertical-domains", LIBRARY | {"rt": rt})
     runs = go_on(PATH, record, chapter["engine_sha256"])
-    record |= {"device": str(rt), "data": corpora.describe(corpora.pydocs())}
+    convention = chapter["APART"].describe()
+    record |= {"device": str(rt), "data": corpora.describe(corpora.pydocs()), "convention": convention}
     done = {(run["part"], tuple(run["key"])) for run in runs}
     for part, key in jobs(chapter):
         if (part, key) in done:

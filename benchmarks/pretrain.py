@@ -14,6 +14,7 @@ import importlib.metadata
 import io
 import json
 import platform
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from dataclasses import replace as replace_fields
@@ -26,13 +27,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmbook import corpora, hub, ngram, objectives, positions, runtime, tokenization, training, transformer
+from llmbook.evaluation.likelihood import BOOK, score_texts
 from llmbook.files import write_whole
-from llmbook.metrics import bits_per_byte
 from llmbook.pretrained import FOLDER
 from recording import ROOT
 
 VOCAB_SIZE = 4096
-HELD_OUT = 200  # documents, the ones of chapter 1
 CURVE = ("step", "tokens", "loss", "learning_rate", "gradient_norm")
 
 
@@ -153,25 +153,6 @@ def recipe(model: str) -> Recipe:
 
 
 @torch.no_grad()
-def next_token_log_probs(model: nn.Module, documents: Sequence[np.ndarray], length: int = 512) -> np.ndarray:
-    """Return the log-probability of each token of documents that follow each other, with ``length / 2`` before it.
-
-    The documents are read in windows that overlap by half, and each token is scored in the window where it stands in
-    the second half; so the model is given as much context as it was trained on, as in chapter 1.
-    """
-    device = next(model.parameters()).device
-    ids = torch.from_numpy(np.concatenate(documents)).long()  # (tokens,)
-    half = length // 2
-    padded = F.pad(ids, (half + 1, -len(ids) % half), value=END)
-    found = []
-    for rows in padded.unfold(0, length + 1, half).split(16):
-        rows = rows.to(device)
-        logits = model(rows[:, :-1]).logits[:, -half:].float()  # (rows, half, vocab)
-        found.append(-F.cross_entropy(logits.flatten(0, 1), rows[:, -half:].flatten(), reduction="none"))
-    return torch.cat(found)[: len(ids)].double().cpu().numpy()
-
-
-@torch.no_grad()
 def held_out_loss(model: nn.Module, made: Recipe, documents: Sequence[np.ndarray]) -> float:
     """Return the recipe's own loss in nats on all windows of the documents, with masks that are always the same."""
     windows = training.Windows(np.concatenate(documents), made.window, made.batch)
@@ -185,9 +166,10 @@ def held_out_loss(model: nn.Module, made: Recipe, documents: Sequence[np.ndarray
 
 def score(name: str, model: nn.Module, held_out: Sequence[str]) -> float:
     """Return bits per byte of ``gpt`` on held-out texts, for the others nats per predicted token."""
-    documents = tokenization.encode_documents(tokenization.load_tokenizer(name), held_out)
+    tokenizer = tokenization.load_tokenizer(name)
     if name == "gpt":
-        return bits_per_byte(next_token_log_probs(model, documents), sum(len(text.encode()) for text in held_out))
+        return score_texts(model, tokenizer, held_out, BOOK).bits_per_byte
+    documents = tokenization.encode_documents(tokenizer, held_out)
     return held_out_loss(model, recipe(name), documents)
 
 
@@ -241,25 +223,27 @@ def comparison(documents: Sequence[np.ndarray], held_out: Sequence[str]) -> str:
     """Return what chapter 1's models need for the same held-out texts, the first counted on the documents here."""
     tokenizer = tokenization.load_tokenizer()
     table = ngram.KneserNey(ngram.NGramCounts(list(documents), VOCAB_SIZE, order=5), 5)
-    test = tokenization.encode_documents(tokenizer, held_out)
-    bits = bits_per_byte(table.log_prob(test), sum(len(text.encode()) for text in held_out))
+    bits = score_texts(table, tokenizer, held_out, BOOK).bits_per_byte
     recorded = json.loads((ROOT / "llmbook" / "results" / "language_models.json").read_text())["runs"]
     most = max(run["tokens"] for run in recorded)
     lstm = [run["bits_per_byte"] for run in recorded if run["model"] == "LSTMLM" and run["tokens"] == most]
-    return (
-        f"Of it Kneser-Ney smoothing of order 5, counted on the same tokens as this model was trained on, needs\n"
-        f"{bits:.3f} bits per byte, and the LSTM of chapter 1 after its longest recorded training ({most:,} tokens)\n"
-        f"{min(lstm):.3f}. {against_trainer()}"
+    text = (
+        f"Convention: {BOOK.describe()}. Under it Kneser-Ney smoothing of order 5, counted on the same tokens as this "
+        f"Convention: {BOOK.describe()}. Under it Kneser-Ney smoothing of order 5, counted on the tokens that this "
+        f"after its longest recorded training ({most:,} tokens) {min(lstm):.3f}."
     )
+    return f"{textwrap.fill(text, 100)}\n{textwrap.fill(against_trainer(), 100)}\n"
 
 
 def against_trainer() -> str:
     """Return what `benchmarks/ch10_recipes.py` recorded at this size: plain training, ours, ours on half the tokens."""
-    runs = json.loads((ROOT / "llmbook" / "results" / "recipes.json").read_text())["shipped"]["runs"]
+    record = json.loads((ROOT / "llmbook" / "results" / "recipes.json").read_text())["shipped"]
+    runs = record["runs"]
     plain, ours, half = (run["bits_per_byte"] for run in runs)
     return (
-        f"`transformers`' Llama of this size, trained by its own `Trainer` on {runs[0]['tokens']:,}\n"
-        f"tokens in the same order, needs {plain:.3f}; this recipe {ours:.3f} after as many, {half:.3f} after half.\n"
+        f"`transformers`' Llama of this size, trained by its own `Trainer` on {runs[0]['tokens']:,} tokens in the same "
+        f"order, needs {plain:.3f}; this recipe {ours:.3f} after as many, {half:.3f} after half; and this model "
+        f"{record['pydocs-gpt']:.3f}, if measured as these were: {record['convention']}."
     )
 
 
@@ -329,7 +313,7 @@ def main(arguments: list[str] | None = None) -> None:
     tokenizer = tokenization.load_tokenizer()
     documents = tokenization.encode_documents(tokenizer, list(docs["train"].shuffle(seed=0)["text"]))
     stream = np.concatenate(documents).astype(np.uint16)
-    held_out = list(docs["test"].shuffle(seed=0)["text"])[:HELD_OUT]
+    held_out = corpora.held_out()
     torch.manual_seed(0)
     model = made.build().to(rt.device)
     print(f"pydocs-{chosen.model}: {transformer.count_parameters(model):,} parameters, {len(stream):,} tokens of text")

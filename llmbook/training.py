@@ -83,6 +83,51 @@ class Windows:
         return torch.from_numpy(rows.astype(np.int64))
 
 
+class Mixture:
+    """Batches that take a fixed number of windows from each of several streams; each a function of its step alone."""
+
+    def __init__(
+        self,
+        streams: Sequence[np.ndarray | Tensor],
+        shares: Sequence[float],
+        length: int,
+        batch_size: int,
+        seed: int = 0,
+    ) -> None:
+        """Divide a batch.
+
+        Args:
+            streams: token ids of each part, ``(tokens,)``; see :class:`Windows`.
+            shares: of each part in every batch, together 1.
+            length: tokens that a window predicts.
+            batch_size: windows in a batch.
+            seed: of the order.
+
+        Raises:
+            ValueError: not one share for each stream, shares that are negative or do not add up to 1, or that are no
+                whole number of windows.
+        """
+        if len(streams) != len(shares):
+            raise ValueError(f"{len(streams)} streams and {len(shares)} shares: give one share for each stream")
+        if min(shares, default=-1) < 0 or abs(sum(shares) - 1) > 1e-9:
+            raise ValueError(f"shares={list(shares)}: they take numbers from 0 up that add up to 1")
+        sizes = [share * batch_size for share in shares]
+        if any(abs(size - round(size)) > 1e-6 for size in sizes):
+            raise ValueError(
+                f"shares={list(shares)} of batch_size={batch_size} windows are {sizes}: they must be whole numbers; "
+                "change the shares or the batch"
+            )
+        self.parts = [
+            Windows(stream, length, round(size), seed)
+            for stream, size in zip(streams, sizes, strict=True)
+            if round(size)
+        ]
+
+    def __call__(self, step: int) -> Tensor:
+        """Return the batch of a step, counted from 0: ``(batch_size, length + 1)``."""
+        return torch.cat([part(step) for part in self.parts])
+
+
 # --- schedule and optimisers ------------------------------------------------------------------------------------------
 
 

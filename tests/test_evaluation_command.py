@@ -16,8 +16,10 @@ import pytest
 import torch
 
 from llmbook import hub, tokenization
-from llmbook.evaluation import command, items, record_page, scoring
-from llmbook.evaluation.items import Benchmark, Item, Template
+from llmbook.evaluation import command, record_page, scoring
+from llmbook.evaluation.benchmarks import Benchmark, Item, Template, render
+from llmbook.evaluation.likelihood import BOOK, score_texts
+from llmbook.evaluation.models import hash_model, open_folder
 from llmbook.transformer import Decoder, Encoder, EncoderDecoder, TransformerConfig
 
 TEXTS = [f"The function number {number} returns the sum of {number} values along an axis." for number in range(5)] * 2
@@ -30,7 +32,7 @@ def choice_benchmark(count=6, name="colours <b>"):
 
     def item(n, part):
         fields = {"thing": "Paint", "n": n, "answer": colours[n % 4], "choices": list(colours)}
-        return items.render(f"{part}{n}", fields, way, "choice")
+        return render(f"{part}{n}", fields, way, "choice")
 
     return Benchmark(
         name, "choice", tuple(item(n, "t") for n in range(count)), tuple(item(n, "d") for n in range(3)),
@@ -41,8 +43,8 @@ def choice_benchmark(count=6, name="colours <b>"):
 def written_benchmark(count=4):
     """One word to write."""
     way = Template("def f(x={x}): the default of x is")
-    made = tuple(items.render(f"w{n}", {"x": n, "answer": str(n)}, way, "generation") for n in range(count))
-    dev = (items.render("d", {"x": 9, "answer": "9"}, way, "generation"),)
+    made = tuple(render(f"w{n}", {"x": n, "answer": str(n)}, way, "generation") for n in range(count))
+    dev = (render("d", {"x": 9, "answer": "9"}, way, "generation"),)
     return Benchmark("written", "generation", made, dev, "Write it.", {}, {"plain": way}, "plain")
 
 
@@ -83,28 +85,17 @@ def test_a_record_has_all_that_is_needed_to_read_it_and_scores_like_the_function
     for name in ("command", "date", "machine", "model", "settings", "results"):
         assert name in record
     assert {"torch", "transformers", "python"} <= set(record["key"]["versions"])
-    assert record["model"]["sha256"] == command.hash_model(folder) and record["model"]["kind"] == "causal"
+    assert record["model"]["sha256"] == hash_model(folder) and record["model"]["kind"] == "causal"
     colours, written, text = record["results"]
     model, tokenizer = hub.pretrained(folder)
     assert colours["score"] == scoring.score_choices(model, tokenizer, BENCHMARKS["colours"]).accuracy()
     assert written["score"] == scoring.score_generation(model, tokenizer, BENCHMARKS["written"]).accuracy()
     assert colours["version"] == BENCHMARKS["colours"].version and colours["chance"] == 0.25
     assert text["metric"] == "bits per byte" and text["low"] < text["score"] < text["high"]
+    assert text["convention"] == BOOK.with_window(64).describe()
+    assert text["score"] == pytest.approx(score_texts(model, tokenizer, TEXTS, BOOK.with_window(64)).bits_per_byte)
     assert all(line["low"] <= line["score"] <= line["high"] for line in record["results"])
     assert not (tmp_path / "deep" / "out" / command.UNFINISHED).exists()
-
-
-def test_bits_per_byte_are_those_of_the_whole_text_in_windows(folder):
-    loaded = command.load(folder)
-    short, long = "A short text.", "A longer text about arrays and their axes. " * 12
-    found = command._documents(loaded, [short, long], 4)
-    assert found["bytes"] == [len(short), len(long)]
-    ids = torch.tensor([[0, *loaded.tokenizer(short)["input_ids"], 0]])
-    logits = loaded.model(ids[:, :-1]).logits
-    wanted = torch.nn.functional.cross_entropy(logits[0], ids[0, 1:], reduction="sum").item()
-    assert abs(found["nats"][0] - wanted) < 1e-3
-    count = len(loaded.tokenizer(long)["input_ids"]) + 1
-    assert count > 64 and abs(found["nats"][1] / count - np.log(4096)) < 1  # untrained: every token once, about log V
 
 
 def test_a_run_that_was_killed_goes_on_and_writes_the_same_bytes(folder, tmp_path):
@@ -195,16 +186,16 @@ def test_an_encoder_is_asked_in_a_way_that_leaves_a_gap(encoder_folder, tmp_path
 
 
 def test_masked_choices_are_scored_at_their_own_masks(encoder_folder):
-    loaded = command.load(encoder_folder)
+    loaded = open_folder(encoder_folder)
     item = BENCHMARKS["colours"].items[0]
-    found, cut = command.masked_log_likelihoods(loaded, BENCHMARKS["colours"], [item])
     tokenizer = loaded.tokenizer
+    found, cut = scoring.masked_log_likelihoods(loaded.model, tokenizer, BENCHMARKS["colours"], items=[item])
     answer = tokenizer(" red", add_special_tokens=False)["input_ids"]
     before = tokenizer(item.prompt, add_special_tokens=False)["input_ids"]
     ids = [3, *before, *[2] * len(answer), 4]
     log_probs = loaded.model(torch.tensor([ids])).logits[0].log_softmax(-1)
     wanted = np.mean([log_probs[1 + len(before) + k, token].item() for k, token in enumerate(answer)])
-    assert abs(found[0][0] - wanted) < 1e-4 and cut == 0
+    assert found.shape == (1, 4) and abs(found[0, 0] - wanted) < 1e-4 and cut.tolist() == [False]
 
 
 def test_the_page_stands_alone_escaped_and_readable_on_a_phone(folder, tmp_path, browser):
@@ -229,8 +220,8 @@ def test_the_page_stands_alone_escaped_and_readable_on_a_phone(folder, tmp_path,
 
 
 def test_the_command_line_prints_a_table(folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(items, "benchmarks", lambda: BENCHMARKS)
-    monkeypatch.setattr(command, "held_out_texts", lambda: TEXTS)
+    monkeypatch.setattr(command, "from_pydocs", lambda: BENCHMARKS)
+    monkeypatch.setattr(command.corpora, "held_out", lambda: TEXTS)
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
     status = command.run(parser.parse_args([str(folder), "--out", str(tmp_path), "--limit", "2", "--shots", "0", "1"]))

@@ -1,17 +1,14 @@
 """Domains, their words, mixtures, transfer, and the items of a domain's benchmark."""
 
-import math
-
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from llmbook import tokenization, transformer
-from llmbook.evaluation import domains
-from llmbook.evaluation.domains import Domain, Mixture, Transfer
+from llmbook import tokenization
+from llmbook.evaluation import domain_items, domains
+from llmbook.evaluation.domains import Domain, Transfer
 
 CORPUS = {
     "train": {"topic": ["graphs", "graphs", "plots", "maps"], "text": ["a node", "an edge", "an axis", "a legend"]},
@@ -107,55 +104,6 @@ def test_the_tax_counts_tokens_of_words() -> None:
         domains.tokenization_tax(tokenizer, ["12 34"])
 
 
-# --- mixing and judging -----------------------------------------------------------------------------------------------
-
-
-def test_a_mixture_takes_its_share_of_each_stream_in_every_batch() -> None:
-    streams = [np.zeros(200, dtype=np.int32), np.ones(200, dtype=np.int32)]
-    batches = Mixture(streams, [0.75, 0.25], length=8, batch_size=4)
-    for step in (0, 5, 30):
-        assert batches(step).shape == (4, 9)
-        assert batches(step)[:, 0].sum() == 1
-    assert torch.equal(batches(3), Mixture(streams, [0.75, 0.25], 8, 4)(3))
-    assert len(Mixture(streams, [1, 0], 8, 4).parts) == 1
-
-
-@pytest.mark.parametrize(
-    ("shares", "message"),
-    [([0.5], "2 streams and 1 shares"), ([0.5, 0.6], "add up to 1"), ([1.5, -0.5], "add up to 1"),
-     ([0.9, 0.1], "whole numbers")],
-)  # fmt: skip
-def test_impossible_mixtures_are_refused(shares: list[float], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Mixture([np.zeros(50, dtype=np.int32)] * 2, shares, 8, 4)
-
-
-def test_log_probs_are_those_of_each_window_alone() -> None:
-    torch.manual_seed(0)
-    model = transformer.Decoder(transformer.TransformerConfig(300, d_model=16, num_layers=1, num_heads=2))
-    documents = [np.array([5, 6, 7, 8, 9, 0], dtype=np.int32), np.array([3, 0], dtype=np.int32)]
-    found = domains.document_log_probs(model, documents, end=0, window=4)
-    assert [len(line) for line in found] == [6, 2]
-    with torch.no_grad():
-        for ids, expected in (([0, 5, 6, 7, 8], found[0][:4]), ([8, 9, 0], found[0][4:]), ([0, 3, 0], found[1])):
-            logits = model(torch.tensor([ids[:-1]])).logits[0].log_softmax(-1)
-            chosen = logits[torch.arange(len(ids) - 1), torch.tensor(ids[1:])]
-            assert chosen.numpy() == pytest.approx(expected, abs=1e-5)
-
-
-def test_bits_of_a_uniform_model_are_the_tokens_times_the_vocabularys_bits() -> None:
-    tokenizer = tokenization.train_byte_bpe(["a graph has nodes"], 280)
-    model = transformer.Decoder(transformer.TransformerConfig(280, d_model=8, num_layers=1, num_heads=1))
-    with torch.no_grad():
-        model.lm_head.weight.zero_()
-    texts = ["a graph", "nodes and edges"]
-    tokens = [len(ids) for ids in tokenization.encode_documents(tokenizer, texts)]
-    found = domains.document_bits(model, tokenizer, texts, window=3)
-    assert found == pytest.approx([n * math.log2(280) for n in tokens], rel=1e-5)
-    with pytest.raises(ValueError, match="no document"):
-        domains.document_bits(model, tokenizer, [])
-
-
 # --- transfer ---------------------------------------------------------------------------------------------------------
 
 TRANSFER = Transfer(("a", "b", "c"), np.array([[1.0, 3.0, 2.5], [2.0, 2.0, 3.5], [1.5, 2.5, 2.0]]))
@@ -188,9 +136,9 @@ PROSE = row("f", "Return the shortest thing there is.\n\nFor each of the nodes i
 
 
 def test_a_term_item_has_the_authors_word_and_no_synonym() -> None:
-    items = domains.term_items([PROSE], domains.GRAPH_TERMS)
+    items = domain_items.term_items([PROSE], domain_items.GRAPH_TERMS)
     assert items
-    synonyms = {term: set(group) for groups in domains.GRAPH_TERMS for group in groups for term in group}
+    synonyms = {term: set(group) for groups in domain_items.GRAPH_TERMS for group in groups for term in group}
     for item in items:
         term = item.answer.split()[0].strip(",.")
         assert item.prompt + item.answer in PROSE["text"].replace("\n", "\n")
@@ -201,7 +149,7 @@ def test_a_term_item_has_the_authors_word_and_no_synonym() -> None:
 
 
 def test_no_gap_stands_after_an_article_or_outside_of_the_prose() -> None:
-    items = domains.term_items([PROSE], domains.GRAPH_TERMS)
+    items = domain_items.term_items([PROSE], domain_items.GRAPH_TERMS)
     assert not any(item.prompt.endswith((" a", " an")) for item in items)
     assert not any("tree" in item.answer for item in items)
 
@@ -211,26 +159,26 @@ def test_type_and_call_items_have_the_form_of_the_documents() -> None:
     examples = [{"title": "Examples", "text": ">>> nx.add_path(G)"}]
     rows = [row(name, f"Does {i}.", parameters=parameters, sections=examples)
             for i, name in enumerate(("add_path", "add_star", "add_cycle", "remove_path"))]  # fmt: skip
-    typed, called = domains.type_items(rows[:1], domains.GRAPH_TYPES), domains.call_items(rows)
+    typed, called = domain_items.type_items(rows[:1], domain_items.GRAPH_TYPES), domain_items.call_items(rows)
     assert typed[0].prompt.endswith("----------\nG :") and typed[0].answer == " NetworkX graph"
     assert [item.answer for item in called] == ["add_path("]
     assert called[0].prompt.endswith(">>> nx.")
 
 
 def test_the_same_documents_give_the_same_benchmark_in_any_order_of_calls() -> None:
-    one, two = (domains.domain_benchmark("graphs", [PROSE]) for _ in range(2))
+    one, two = (domain_items.domain_benchmark("graphs", [PROSE]) for _ in range(2))
     assert one.version == two.version and one.kind == "choice" and one.chance == 0.25
 
 
 def test_terms_in_two_groups_and_too_few_groups_are_refused() -> None:
     with pytest.raises(ValueError, match="'b' stands in two groups"):
-        domains.term_items([], [[("a",), ("b",), ("c", "b"), ("d",)]])
+        domain_items.term_items([], [[("a",), ("b",), ("c", "b"), ("d",)]])
     with pytest.raises(ValueError, match="four choices need at least four"):
-        domains.term_items([], [[("a",), ("b",)]])
+        domain_items.term_items([], [[("a",), ("b",)]])
     with pytest.raises(ValueError, match="2 groups of types"):
-        domains.type_items([], [("int",), ("float",)])
+        domain_items.type_items([], [("int",), ("float",)])
 
 
 def test_documents_without_an_item_are_refused() -> None:
     with pytest.raises(ValueError, match="no item can be made of 1 documents"):
-        domains.domain_benchmark("graphs", [row("f", "Nothing.")])
+        domain_items.domain_benchmark("graphs", [row("f", "Nothing.")])

@@ -7,7 +7,8 @@ from numpy.testing import assert_allclose
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from llmbook import hub, tokenization
-from llmbook.evaluation import harness, items, scoring
+from llmbook.evaluation import harness, scoring
+from llmbook.evaluation.benchmarks import Template, from_pydocs
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def gpt():
 
 @pytest.fixture(scope="module")
 def benchmarks():
-    return {name: benchmark.take(8) for name, benchmark in items.benchmarks().items()}
+    return {name: benchmark.take(8) for name, benchmark in from_pydocs().items()}
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +97,7 @@ def test_an_empty_prompt_begins_with_the_end_of_text(tokenizer):
 
 
 def test_a_long_prompt_loses_its_beginning_and_says_so(gpt, tokenizer, benchmarks):
-    way = items.Template("word " * 600 + "{description}\n{parameter} :")
+    way = Template("word " * 600 + "{description}\n{parameter} :")
     scores = scoring.score_choices(gpt, tokenizer, benchmarks["type"].take(2).with_template(way))
     assert scores.truncated.all()
     assert np.isfinite(scores.log_likelihood).all()

@@ -470,8 +470,7 @@ def test_a_shipped_model_is_what_its_card_says(name):
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_model_scores_held_out_text_as_its_card_says(name):
     kind = name.removeprefix("pydocs-")
-    held_out = list(corpora.pydocs()["test"].shuffle(seed=0)["text"])[: pretrain.HELD_OUT]
-    score = pretrain.score(kind, hub.pretrained(name)[0], held_out)
+    score = pretrain.score(kind, hub.pretrained(name)[0], corpora.held_out())
     card = (hub.model_folder(name) / "README.md").read_text(encoding="utf8")
     recorded = float(re.search(r"held-out text \| ([\d.]+) ", card)[1])
     assert score == pytest.approx(recorded, abs=0.002)

@@ -18,7 +18,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from llmbook import training
-from llmbook.training import CheckpointError, Settings, Windows, fit, make_optimizers, schedule
+from llmbook.training import CheckpointError, Mixture, Settings, Windows, fit, make_optimizers, schedule
 from llmbook.transformer import Decoder, TransformerConfig
 
 HERE = str(Path(__file__).parent)
@@ -77,6 +77,26 @@ def test_windows_read_a_memory_map(tmp_path):
 def test_windows_refuse_what_gives_no_batch(tokens, length, batch, says):
     with pytest.raises(ValueError, match=says):
         Windows(np.zeros(tokens, dtype=np.int32), length, batch)
+
+
+def test_a_mixture_takes_its_share_of_each_stream_in_every_batch():
+    streams = [np.zeros(200, dtype=np.int32), np.ones(200, dtype=np.int32)]
+    batches = Mixture(streams, [0.75, 0.25], length=8, batch_size=4)
+    for step in (0, 5, 30):
+        assert batches(step).shape == (4, 9)
+        assert batches(step)[:, 0].sum() == 1
+    assert torch.equal(batches(3), Mixture(streams, [0.75, 0.25], 8, 4)(3))
+    assert len(Mixture(streams, [1, 0], 8, 4).parts) == 1
+
+
+@pytest.mark.parametrize(
+    ("shares", "message"),
+    [([0.5], "2 streams and 1 shares"), ([0.5, 0.6], "add up to 1"), ([1.5, -0.5], "add up to 1"),
+     ([0.9, 0.1], "whole numbers")],
+)  # fmt: skip
+def test_impossible_mixtures_are_refused(shares, message):
+    with pytest.raises(ValueError, match=message):
+        Mixture([np.zeros(50, dtype=np.int32)] * 2, shares, 8, 4)
 
 
 # --- schedule and optimisers ------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from llmbook.corpora._catalogs import catalogs
 from llmbook.corpora._code import code
 from llmbook.corpora._online import online
-from llmbook.corpora._pydocs import pydocs
+from llmbook.corpora._pydocs import held_out, pydocs
 from llmbook.corpora.cache import CorpusError, describe
 from llmbook.corpora.labels import (
     named_entities,
@@ -19,6 +19,7 @@ __all__ = [
     "catalogs",
     "code",
     "describe",
+    "held_out",
     "named_entities",
     "online",
     "pydocs",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 RECIPE = "pydocs 3"  # to be raised with every change of what is built
 SHORTEST = 80  # characters, white space made single: below it stand remarks, not documents
 SPLITS = ("train", "validation", "test")
+HELD_OUT = 200  # documents
 
 
 def pydocs() -> "datasets.DatasetDict":
@@ -46,6 +47,18 @@ def pydocs() -> "datasets.DatasetDict":
         CorpusError: if a package is missing, or the cache is damaged or cannot be written.
     """
     return _pydocs({package.name: installed.package_folder(package) for package in PACKAGES})
+
+
+def held_out() -> list[str]:
+    """Return the 200 documents of the test split on which the book reports bits per byte (chapter 1).
+
+    They are the first ones of ``pydocs().shuffle(seed=0)["test"]``. What a model, a table or a tokenizer was made from
+    is never among them.
+
+    Raises:
+        CorpusError: see :func:`pydocs`.
+    """
+    return list(pydocs()["test"].shuffle(seed=0)["text"][:HELD_OUT])
 
 
 def _pydocs(folders: dict[str, Path]) -> "datasets.DatasetDict":

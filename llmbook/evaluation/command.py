@@ -1,4 +1,4 @@
-"""`llmbook evaluate FOLDER`: all of the book's benchmarks on one model, as a record and a page (chapter 17).
+"""``llmbook evaluate FOLDER``: all of the book's benchmarks on one model, as a record and a page (chapter 17).
 
 The questions are scored in chunks, and every finished chunk is written down: a run that was interrupted goes on where
 it stopped, and a repeated one computes nothing. What is kept is used again for the same weights, tokenizer, questions,
@@ -22,153 +22,30 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
 from llmbook import corpora, runtime
-from llmbook.evaluation import items, record_page, scoring
-from llmbook.evaluation.items import Benchmark, Item
+from llmbook.evaluation import likelihood, record_page, scoring
+from llmbook.evaluation.benchmarks import Benchmark, Item, from_pydocs
+from llmbook.evaluation.likelihood import BOOK, Convention
+from llmbook.evaluation.models import Loaded, open_folder
 from llmbook.evaluation.statistics import wilson_interval
 from llmbook.files import write_whole
-from llmbook.pretrained import model_folder
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 SUMMARY = "evaluate a model directory on the book's benchmarks; write a record (JSON) and a page (HTML)"
 RECORD, PAGE, UNFINISHED = "evaluation.json", "evaluation.html", "evaluation.unfinished.json"
-FORMAT = 1
+FORMAT = 2
 CHUNK = 40  # questions, or documents, between two writings
-HELD_OUT = 200  # documents, those of chapter 1
 RESAMPLES = 2000
 LIBRARIES = ("llmbook", "torch", "transformers", "tokenizers", "numpy")
 #: Fields of a record that differ between two runs of the same evaluation.
 CHANGING = ("date", "seconds", "command")
 
-Kind = Literal["causal", "masked"]
 Progress = Callable[[], object]
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A model directory, opened.
-
-    Attributes:
-        model: of `transformers`, in float32 and `eval` mode.
-        tokenizer: the one beside it.
-        kind: `causal` continues a text, `masked` fills gaps.
-        about: what the record says of it.
-    """
-
-    model: Any
-    tokenizer: PreTrainedTokenizerBase
-    kind: Kind
-    about: dict[str, Any]
-
-
-# --- opening a model --------------------------------------------------------------------------------------------------
-
-
-def load(folder: str | Path) -> Loaded:
-    """Open a directory that `hub.save` or `save_pretrained` wrote, without a network and without running its code.
-
-    Args:
-        folder: or the name of a model that the book ships, see :func:`llmbook.pretrained.model_folder`.
-
-    Raises:
-        FileNotFoundError: no such folder, or no configuration, weights (safetensors) or tokenizer in it.
-        ValueError: a model of a kind that cannot be evaluated, a damaged file, missing weights, a tokenizer with other
-            tokens.
-    """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
-    from transformers.utils import logging
-
-    folder = model_folder(folder)
-    if not any(folder.glob("*.safetensors")):
-        raise FileNotFoundError(f"{folder} has no *.safetensors: save the model with hub.save or save_pretrained")
-    if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt")):
-        raise FileNotFoundError(
-            f"{folder} has no tokenizer: save it beside the model, hub.save(model, folder, tokenizer) or "
-            "tokenizer.save_pretrained(folder)"
-        )
-    with _one_line(folder):
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    kind = _kind(folder, config)
-    auto: Any = AutoModelForCausalLM if kind == "causal" else AutoModelForMaskedLM
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        with _one_line(folder):
-            model, info = auto.from_pretrained(
-                folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, output_loading_info=True
-            )
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    finally:
-        if bars:
-            logging.enable_progress_bar()
-    if info["missing_keys"]:
-        raise ValueError(f"{folder} lacks weights, {sorted(info['missing_keys'])[0]} first: save the model anew")
-    rows = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > rows:
-        raise ValueError(
-            f"the tokenizer in {folder} has {len(tokenizer):,} tokens, the model's embedding {rows:,} rows: put the "
-            "tokenizer there that the model was trained with"
-        )
-    if kind == "masked" and tokenizer.mask_token_id is None:
-        raise ValueError(f"the tokenizer in {folder} has no mask token, and the model fills gaps: save the right one")
-    about = {
-        "name": folder.resolve().name,
-        "sha256": hash_model(folder),
-        "type": config.model_type,
-        "kind": kind,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "tokens": len(tokenizer),
-        "context": scoring.longest_context(model),
-    }
-    return Loaded(model.eval(), tokenizer, kind, about)
-
-
-@contextlib.contextmanager
-def _one_line(folder: Path) -> Iterator[None]:
-    """Turn whatever a broken file makes of a library into one line."""
-    try:
-        yield
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"the model in {folder} does not load ({type(error).__name__}: {reason})") from error
-
-
-def _kind(folder: Path, config: Any) -> Kind:
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-    names = getattr(config, "architectures", None) or []
-    if getattr(config, "is_encoder_decoder", False):
-        raise ValueError(
-            f"{folder} holds an encoder-decoder ({config.model_type}): none of the benchmarks applies to it, since it "
-            "neither continues a text nor fills single gaps; evaluate a causal or a masked language model"
-        )
-    if any(name.endswith("ForMaskedLM") for name in names):
-        return "masked"
-    if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        return "causal"
-    raise ValueError(
-        f"{folder} holds a {config.model_type} ({', '.join(names) or 'no architecture named'}): the benchmarks take a "
-        "causal language model (...ForCausalLM), or one that fills gaps (...ForMaskedLM)"
-    )
-
-
-def hash_model(folder: Path) -> str:
-    """Return the SHA-256 of all that decides a model's answers: configuration, weights, tokenizer; names and bytes."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.suffix in (".json", ".safetensors", ".model", ".txt") and path.is_file():
-            digest.update(f"{path.name}:{path.stat().st_size};".encode())
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
 
 
 # --- scoring ----------------------------------------------------------------------------------------------------------
@@ -176,10 +53,13 @@ def hash_model(folder: Path) -> str:
 
 def _choices(loaded: Loaded, benchmark: Benchmark, part: Sequence[Item], shots: int, batch_size: int) -> dict[str, Any]:
     if loaded.kind == "masked":
-        found, truncated = masked_log_likelihoods(loaded, benchmark, part, shots)
-        gold = [item.label for item in part]
-        chosen = [row.index(max(row)) for row in found]
-        return {"log_likelihood": found, "chosen": chosen, "gold": gold, "truncated": truncated}
+        found, cut = scoring.masked_log_likelihoods(loaded.model, loaded.tokenizer, benchmark, shots, items=part)
+        return {
+            "log_likelihood": np.round(found, 5).tolist(),
+            "chosen": found.argmax(1).tolist(),
+            "gold": [item.label for item in part],
+            "truncated": int(cut.sum()),
+        }
     scores = scoring.score_choices(loaded.model, loaded.tokenizer, benchmark, shots, items=part, batch_size=batch_size)
     return {
         "log_likelihood": np.round(scores.log_likelihood, 5).tolist(),
@@ -203,58 +83,14 @@ def _generation(
     }
 
 
-@torch.no_grad()
-def masked_log_likelihoods(
-    loaded: Loaded, benchmark: Benchmark, part: Sequence[Item], shots: int = 0
-) -> tuple[list[list[float]], int]:
-    """Return what a model that fills gaps gives each choice, in nats per token, and how many prompts were cut.
-
-    The choice is replaced by as many masks as it has tokens, and each of its tokens is scored at its own mask, with all
-    of the others hidden. The mean over its tokens is taken, since the model was told how many there are.
-    """
-    tokenizer, limit = loaded.tokenizer, scoring.longest_context(loaded.model)
-    context, outer = scoring.few_shot_context(benchmark, shots), tokenizer("")["input_ids"]
-    begin, end = outer[: len(outer) // 2], outer[len(outer) // 2 :]  # [CLS] and [SEP]
-    found, cut = [], 0
-    for item in part:
-        pairs = [
-            scoring.encode_pair(tokenizer, context + item.prompt, benchmark.delimiter + choice, tokenizer.cls_token_id)
-            for choice in item.choices
-        ]
-        scores, too_long = [], False
-        for prompt, answer in pairs:
-            room = limit - len(answer) - len(outer)
-            too_long |= len(prompt) > room
-            ids = [*begin, *prompt[-room:], *([tokenizer.mask_token_id] * len(answer)), *end]
-            logits = loaded.model(torch.tensor([ids])).logits[0]  # (time, vocab)
-            places = torch.arange(len(answer)) + len(ids) - len(end) - len(answer)  # (answer,)
-            log_probs = logits[places].float().log_softmax(-1)  # (answer, vocab)
-            scores.append(round(log_probs.gather(1, torch.tensor(answer)[:, None]).mean().item(), 5))
-        found.append(scores)
-        cut += too_long
-    return found, cut
-
-
 def _documents(loaded: Loaded, texts: Sequence[str], batch_size: int) -> dict[str, Any]:
-    """Return the nats and bytes of each text; a longer one is read in windows that overlap by half a context."""
-    tokenizer, limit = loaded.tokenizer, scoring.longest_context(loaded.model)
-    start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    if start is None:
-        raise ValueError(
-            "the tokenizer has neither a bos nor an eos token, before which no first token has a probability"
-        )
-    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    pairs, owner, half = [], [], max(1, limit // 2)
-    for number, text in enumerate(texts):
-        ids = [*tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], *end]
-        pairs.append(([start], ids[: limit - 1]))
-        owner.append(number)
-        for place in range(limit - 1, len(ids), half):
-            pairs.append((ids[max(0, place - half) : place], ids[place : place + half]))
-            owner.append(number)
-    nats = np.zeros(len(texts))
-    np.add.at(nats, owner, -scoring.log_likelihoods(loaded.model, pairs, batch_size))
-    return {"nats": np.round(nats, 4).tolist(), "bytes": [len(text.encode()) for text in texts]}
+    scores = likelihood.score_texts(loaded.model, loaded.tokenizer, texts, _convention(loaded), batch_size=batch_size)
+    return {"nats": np.round(scores.nats, 4).tolist(), "bytes": scores.bytes.tolist()}
+
+
+def _convention(loaded: Loaded) -> Convention:
+    """Return the book's convention for this model: the window is its context."""
+    return BOOK.with_window(scoring.longest_context(loaded.model)).for_tokenizer(loaded.tokenizer)
 
 
 # --- the numbers of the report ----------------------------------------------------------------------------------------
@@ -405,16 +241,15 @@ def _with_a_gap_at_the_end(benchmark: Benchmark) -> Benchmark:
 
 def _text_job(loaded: Loaded, texts: Sequence[str], batch_size: int) -> _Job:
     version = hashlib.sha256("\x00".join(texts).encode()).hexdigest()[:12]
-    about = {"kind": "text", "description": "How many bits does the model need for a byte of documents it never saw?"}
+    about = {
+        "kind": "text",
+        "description": "How many bits does the model need for a byte of documents it never saw?",
+        "convention": _convention(loaded).describe(),
+    }
     return _Job(
         "held-out text", version, 0, tuple(str(number) for number in range(len(texts))),
         lambda begin, end: _documents(loaded, texts[begin:end], batch_size), summarise_bits, about,
     )  # fmt: skip
-
-
-def held_out_texts() -> list[str]:
-    """Return the documents of the test split that chapter 1 measures bits per byte on."""
-    return list(corpora.pydocs()["test"].shuffle(seed=0)["text"][:HELD_OUT])
 
 
 def evaluate(
@@ -428,16 +263,16 @@ def evaluate(
     command: str = "",
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Evaluate a model directory and write `evaluation.json` and `evaluation.html` into `out`; return the record.
+    """Evaluate a model directory and write ``evaluation.json`` and ``evaluation.html`` into ``out``; return the record.
 
     Args:
-        folder: see :func:`load`.
+        folder: see :func:`models.open_folder`.
         out: is made where it does not exist; results of the same model, settings and versions in it are used again.
         limit: questions of each benchmark, and documents; by default all.
         shots: numbers of examples in the prompt; each benchmark is run with each.
         batch_size: rows that are computed together.
-        benchmarks: by default the book's, `items.benchmarks()`.
-        texts: for bits per byte, by default 200 held-out documents of `pydocs`.
+        benchmarks: by default the book's, ``benchmarks.from_pydocs()``.
+        texts: for bits per byte, by default those of ``corpora.held_out()``.
         command: what the record says it was made by.
         progress: whether to draw a bar.
 
@@ -448,9 +283,9 @@ def evaluate(
     if (limit is not None and limit < 1) or batch_size < 1 or not shots:
         raise ValueError(f"limit={limit}, batch_size={batch_size}, shots={list(shots)}: the first two take 1 or more")
     begin, out = time.monotonic(), Path(out)
-    loaded = load(folder)
-    questions = items.benchmarks() if benchmarks is None else benchmarks
-    documents = held_out_texts() if texts is None else list(texts)
+    loaded = open_folder(folder)
+    questions = from_pydocs() if benchmarks is None else benchmarks
+    documents = corpora.held_out() if texts is None else list(texts)
     for benchmark in questions.values():
         for count in shots:
             scoring.few_shot_context(benchmark, count)  # refuses a number that there are no examples for
@@ -522,7 +357,7 @@ def _compute(jobs: Sequence[_Job], out: Path, key: Mapping[str, Any], progress: 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Say what `llmbook evaluate` takes."""
+    """Say what ``llmbook evaluate`` takes."""
     parser.add_argument("folder", metavar="MODEL_DIR", type=Path, help="a model directory (config, weights, tokenizer)")
     parser.add_argument("--out", type=Path, help="folder for the results (default: evaluation-NAME)")
     parser.add_argument("--limit", type=int, metavar="N", help="the first N questions of each benchmark only")

@@ -1,6 +1,6 @@
 """The book's benchmarks as local task files of lm-evaluation-harness, and a run through it (chapter 17).
 
-Importing this module costs nothing; `lm_eval` is imported by :func:`run`, which takes several seconds.
+Importing this module costs nothing; ``lm_eval`` is imported by :func:`run`, which takes several seconds.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmbook.evaluation.items import Benchmark, Item
+from llmbook.evaluation.benchmarks import Benchmark, Item
 from llmbook.evaluation.scoring import SHOT_DELIMITER
-from llmbook.files import write_whole
+from llmbook.files import without_progress_bars, write_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def task_name(benchmark: Benchmark) -> str:
-    """Return the name under which the harness knows a benchmark: `llmbook_type`, `llmbook_type_channel` ..."""
+    """Return the name under which the harness knows a benchmark: ``llmbook_type``, ``llmbook_type_channel`` ..."""
     first = next(iter(benchmark.templates))
     return f"llmbook_{benchmark.name}" + ("" if benchmark.template == first else f"_{benchmark.template}")
 
@@ -35,11 +35,11 @@ def _row(item: Item) -> dict[str, Any]:
 def write_tasks(folder: str | Path, benchmarks: Iterable[Benchmark]) -> list[str]:
     """Write a task file (YAML) and its items (JSON lines) for each benchmark; return the names of the tasks.
 
-    The folder is then given to the harness as `--include_path` (or `TaskManager(include_path=...)`). The files name
+    The folder is then given to the harness as ``--include_path`` (or ``TaskManager(include_path=...)``). The files name
     each other by absolute paths: write them anew after moving the folder.
 
     Raises:
-        ValueError: `folder` is a file.
+        ValueError: ``folder`` is a file.
     """
     import yaml
 
@@ -96,7 +96,7 @@ def run(
     """Run lm-evaluation-harness on tasks that :func:`write_tasks` wrote; nothing is fetched.
 
     Args:
-        model: a causal model of `transformers`, in memory.
+        model: a causal model of ``transformers``, in memory.
         tokenizer: its own.
         folder: with the task files.
         tasks: their names.
@@ -105,7 +105,7 @@ def run(
         batch_size: rows that are computed together.
 
     Returns:
-        What `lm_eval.simple_evaluate` returns: `results`, `samples`, `versions` ...
+        What ``lm_eval.simple_evaluate`` returns: ``results``, ``samples``, ``versions`` ...
 
     Raises:
         ValueError: no tasks, or one that is not in the folder.
@@ -130,19 +130,14 @@ def run(
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Hide the harness's bars and remarks; errors are raised as before."""
-    import datasets
-
-    logger, shown = logging.getLogger("lm_eval"), not datasets.are_progress_bars_disabled()
+    logger = logging.getLogger("lm_eval")
     level = logger.level
     logger.setLevel(logging.ERROR)
-    datasets.disable_progress_bars()
     try:
-        with contextlib.redirect_stderr(io.StringIO()):
+        with without_progress_bars("datasets"), contextlib.redirect_stderr(io.StringIO()):
             yield
     finally:
         logger.setLevel(level)
-        if shown:
-            datasets.enable_progress_bars()
 
 
 def log_likelihoods(samples: Iterable[dict[str, Any]]) -> list[list[float]]:

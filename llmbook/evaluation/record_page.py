@@ -64,8 +64,9 @@ def _result(line: Mapping[str, Any]) -> str:
         details["guessing gets"] = _number(line["chance"])
     if "score_by_character" in line:
         details["accuracy per character"] = _number(line["score_by_character"])
-    if "method" in line:
-        details["method"] = line["method"]
+    for name in ("method", "convention"):
+        if name in line:
+            details[name] = line[name]
     sheet = ""
     if line.get("datasheet"):
         sheet = f"<details><summary>Datasheet</summary>{_entries(line['datasheet'])}</details>"

@@ -1,8 +1,8 @@
 """Scoring a causal language model on a benchmark: likelihoods of choices, and answers that it writes (chapter 17).
 
 The definitions are those of lm-evaluation-harness (Gao et al., https://doi.org/10.5281/zenodo.5371628), checked against
-it in chapter 17. A model is the book's decoder or any causal one of `transformers`: a call with token ids
-`(batch, time)` that returns an object with `logits` `(batch, time, vocab)`. Rows are padded on the right, where a
+it in chapter 17. A model is the book's decoder or any causal one of ``transformers``: a call with token ids
+``(batch, time)`` that returns an object with ``logits`` ``(batch, time, vocab)``. Rows are padded on the right, where a
 causal model cannot look.
 """
 
@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from llmbook.evaluation.items import Benchmark, Item
+from llmbook.evaluation.benchmarks import Benchmark, Item
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -32,7 +32,7 @@ class CausalModel(Protocol):
     """What can be scored."""
 
     def __call__(self, input_ids: Tensor) -> Any:
-        """Return an object with `logits` `(batch, time, vocab)` for ids `(batch, time)`."""
+        """Return an object with ``logits`` ``(batch, time, vocab)`` for ids ``(batch, time)``."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class ChoiceScores:
         version: its version.
         shots: number of examples in the prompt.
         ids: of the items.
-        log_likelihood: of each choice given its prompt, in nats, `(items, choices)`.
-        tokens: its length in tokens, `(items, choices)`.
-        characters: its length in characters, without the delimiter, `(items, choices)`.
-        bytes: its length in UTF-8 bytes, without the delimiter, `(items, choices)`.
-        gold: place of the right choice, `(items,)`.
-        truncated: items of which some of the prompt did not fit into the model's context, `(items,)`.
+        log_likelihood: of each choice given its prompt, in nats, ``(items, choices)``.
+        tokens: its length in tokens, ``(items, choices)``.
+        characters: its length in characters, without the delimiter, ``(items, choices)``.
+        bytes: its length in UTF-8 bytes, without the delimiter, ``(items, choices)``.
+        gold: place of the right choice, ``(items,)``.
+        truncated: items of which some of the prompt did not fit into the model's context, ``(items,)``.
     """
 
     benchmark: str
@@ -64,11 +64,11 @@ class ChoiceScores:
     truncated: NDArray[np.bool_]
 
     def scores(self, norm: Norm = "sum") -> NDArray[np.float64]:
-        """Return what choices are compared by, `(items, choices)`.
+        """Return what choices are compared by, ``(items, choices)``.
 
         Args:
-            norm: `sum` is the log-likelihood itself (the harness's `acc`); `character` divides it by the length of the
-                choice in characters (`acc_norm`), `byte` in bytes (`acc_bytes`), `token` in tokens.
+            norm: ``sum`` is the log-likelihood itself (the harness's ``acc``); ``character`` divides it by the length
+                of the choice in characters (``acc_norm``), ``byte`` in bytes (``acc_bytes``), ``token`` in tokens.
         """
         if norm not in get_args(Norm):
             raise ValueError(f"norm={norm!r}: it takes {', '.join(get_args(Norm))}")
@@ -77,11 +77,11 @@ class ChoiceScores:
         return self.log_likelihood / {"token": self.tokens, "character": self.characters, "byte": self.bytes}[norm]
 
     def predictions(self, norm: Norm = "sum") -> NDArray[np.int64]:
-        """Return the chosen place of each item, `(items,)`; of equal scores the first."""
+        """Return the chosen place of each item, ``(items,)``; of equal scores the first."""
         return self.scores(norm).argmax(1)
 
     def correct(self, norm: Norm = "sum") -> NDArray[np.float64]:
-        """Return 1 for each item that is right and 0 for the others, `(items,)`."""
+        """Return 1 for each item that is right and 0 for the others, ``(items,)``."""
         return (self.predictions(norm) == self.gold).astype(float)
 
     def accuracy(self, norm: Norm = "sum") -> float:
@@ -89,7 +89,7 @@ class ChoiceScores:
         return float(self.correct(norm).mean())
 
     def probabilities(self, norm: Norm = "sum", temperature: float = 1.0) -> NDArray[np.float64]:
-        """Return the softmax of the scores over an item's choices, one of which must be right: `(items, choices)`."""
+        """Return the softmax of the scores over an item's choices, one of which must be right: ``(items, choices)``."""
         if not temperature > 0:
             raise ValueError(f"temperature={temperature}: it takes a number above 0")
         scores = self.scores(norm) / temperature  # (items, choices)
@@ -108,7 +108,7 @@ class GenerationScores:
         ids: of the items.
         outputs: what the model wrote up to the end of the line, without spaces around it.
         references: what it should have written.
-        truncated: items of which some of the prompt did not fit, `(items,)`.
+        truncated: items of which some of the prompt did not fit, ``(items,)``.
     """
 
     benchmark: str
@@ -120,7 +120,7 @@ class GenerationScores:
     truncated: NDArray[np.bool_]
 
     def correct(self) -> NDArray[np.float64]:
-        """Return 1 for each output that is its reference, character by character, and 0 for the others, `(items,)`."""
+        """Return 1 for each output that is its reference, character by character, else 0: ``(items,)``."""
         return np.array([float(out == ref) for out, ref in zip(self.outputs, self.references, strict=True)])
 
     def accuracy(self) -> float:
@@ -129,7 +129,7 @@ class GenerationScores:
 
 
 def few_shot_context(benchmark: Benchmark, shots: int) -> str:
-    """Return the text that stands before each prompt: the first `shots` dev items with their answers.
+    """Return the text that stands before each prompt: the first ``shots`` dev items with their answers.
 
     Raises:
         ValueError: a negative number, or more than there are dev items.
@@ -138,6 +138,21 @@ def few_shot_context(benchmark: Benchmark, shots: int) -> str:
         raise ValueError(f"shots={shots}: {benchmark.name} has {len(benchmark.dev)} examples; take 0 to that many")
     examples = [item.prompt + benchmark.delimiter + item.answer for item in benchmark.dev[:shots]]
     return "".join(example + SHOT_DELIMITER for example in examples)
+
+
+def start_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the id of the token that stands before a text: beginning of text, else end of text.
+
+    Raises:
+        ValueError: the tokenizer has neither.
+    """
+    start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    if start is None:
+        raise ValueError(
+            "the tokenizer has neither a bos nor an eos token, and nothing before which a first token has a "
+            "probability: set tokenizer.bos_token, or do not ask for a start token"
+        )
+    return int(start)
 
 
 def encode_pair(
@@ -149,7 +164,7 @@ def encode_pair(
     tokens as it has alone: a token that spans the border goes to the answer.
 
     Args:
-        tokenizer: of `transformers`.
+        tokenizer: of ``transformers``.
         prompt: may be empty.
         answer: not empty.
         start: the token that stands for an empty prompt; by default the tokenizer's beginning- or end-of-text token.
@@ -159,18 +174,14 @@ def encode_pair(
     stripped = prompt.rstrip()
     answer = prompt[len(stripped) :] + answer
     if not stripped:
-        if start is None:
-            start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-        if start is None:
-            raise ValueError("an empty prompt, and the tokenizer has no bos or eos token to begin with: give `start`")
-        return [start], tokenizer.encode(answer, add_special_tokens=False)
+        return [start_token(tokenizer) if start is None else start], tokenizer.encode(answer, add_special_tokens=False)
     both = tokenizer.encode(stripped + answer, add_special_tokens=False)
     before = tokenizer.encode(stripped, add_special_tokens=False)
     return before, both[len(before) :]
 
 
 def longest_context(model: Any) -> int:
-    """Return how many tokens a model reads: its config's `max_length` (the book's) or `max_position_embeddings`."""
+    """Return how many tokens a model reads: its config's ``max_length`` (the book's) or ``max_position_embeddings``."""
     config = getattr(model, "config", None)
     for name in ("max_position_embeddings", "n_positions") + (() if hasattr(config, "to_dict") else ("max_length",)):
         if isinstance(value := getattr(config, name, None), int):
@@ -182,13 +193,13 @@ def longest_context(model: Any) -> int:
 def log_likelihoods(
     model: CausalModel, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], batch_size: int = 16
 ) -> NDArray[np.float64]:
-    """Return `log P(answer | prompt)` in nats for pairs of token ids, `(pairs,)`.
+    """Return ``log P(answer | prompt)`` in nats for pairs of token ids, ``(pairs,)``.
 
     Pairs that differ in their last token only (one-token answers to the same question) share one row of computation. A
     row that is too long for the model loses tokens at its beginning.
 
     Args:
-        model: a causal model in `eval` mode.
+        model: a causal model in ``eval`` mode.
         pairs: prompt and answer, each of at least one token.
         batch_size: rows that are computed together.
     """
@@ -240,11 +251,11 @@ def score_choices(
     """Score each choice of each item by its log-likelihood after the prompt.
 
     Args:
-        model: a causal model in `eval` mode.
+        model: a causal model in ``eval`` mode.
         tokenizer: the one that the model was trained with.
-        benchmark: of the kind `choice`.
+        benchmark: of the kind ``choice``.
         shots: number of examples before the prompt, from the dev part.
-        items: others than `benchmark.items`, such as `benchmark.dev`.
+        items: others than ``benchmark.items``, such as ``benchmark.dev``.
         batch_size: rows that are computed together.
         start: put the tokenizer's beginning-of-text (else its end-of-text) token before each prompt, as at the
             beginning of a training document. The harness does not, unless the tokenizer itself adds one.
@@ -256,7 +267,7 @@ def score_choices(
         raise ValueError(f"{benchmark.name} is of the kind {benchmark.kind}: use score_generation")
     chosen = benchmark.items if items is None else tuple(items)
     context = few_shot_context(benchmark, shots)
-    first = _start_token(tokenizer) if start else None
+    first = start_token(tokenizer) if start else None
     pairs = []
     for item in chosen:
         for choice in item.choices:
@@ -279,11 +290,51 @@ def score_choices(
     )  # fmt: skip
 
 
-def _start_token(tokenizer: PreTrainedTokenizerBase) -> int:
-    start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    if start is None:
-        raise ValueError("start=True, and the tokenizer has neither a bos nor an eos token: leave it out")
-    return int(start)
+@torch.no_grad()
+def masked_log_likelihoods(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    benchmark: Benchmark,
+    shots: int = 0,
+    *,
+    items: Sequence[Item] | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return what a model that fills gaps gives each choice, and which items' prompts were cut.
+
+    The choice is replaced by as many masks as it has tokens, and each of its tokens is scored at its own mask, with all
+    of the others hidden. The mean over its tokens is taken, since the model was told how many there are.
+
+    Args:
+        model: a masked model of ``transformers`` in ``eval`` mode.
+        tokenizer: its own, with a mask token.
+        benchmark: of the kind ``choice``, in a template that ends with the choice.
+        shots: number of examples before the prompt, from the dev part.
+        items: others than ``benchmark.items``, such as ``benchmark.dev``.
+
+    Returns:
+        Nats per token ``(items, choices)``, and whether some of the prompt did not fit ``(items,)``.
+    """
+    chosen = benchmark.items if items is None else tuple(items)
+    context, outer = few_shot_context(benchmark, shots), tokenizer("")["input_ids"]
+    begin, end = outer[: len(outer) // 2], outer[len(outer) // 2 :]  # [CLS] and [SEP]
+    limit, device = longest_context(model), _device(model)
+    found, cut = [], []
+    for item in chosen:
+        scores, too_long = [], False
+        for choice in item.choices:
+            prompt, answer = encode_pair(
+                tokenizer, context + item.prompt, benchmark.delimiter + choice, tokenizer.cls_token_id
+            )
+            room = limit - len(answer) - len(outer)
+            too_long |= len(prompt) > room
+            ids = [*begin, *prompt[-room:], *([tokenizer.mask_token_id] * len(answer)), *end]
+            logits = model(torch.tensor([ids], device=device)).logits[0]  # (time, vocab)
+            places = torch.arange(len(answer)) + len(ids) - len(end) - len(answer)  # (answer,)
+            log_probs = logits[places].float().log_softmax(-1).cpu()  # (answer, vocab)
+            scores.append(log_probs.gather(1, torch.tensor(answer)[:, None]).mean().item())
+        found.append(scores)
+        cut.append(too_long)
+    return np.array(found), np.array(cut)
 
 
 def score_generation(
@@ -300,11 +351,11 @@ def score_generation(
     """Let the model write each answer greedily, up to the end of the line.
 
     Args:
-        model: a causal model in `eval` mode.
+        model: a causal model in ``eval`` mode.
         tokenizer: the one that the model was trained with.
-        benchmark: of the kind `generation`.
+        benchmark: of the kind ``generation``.
         shots: number of examples before the prompt, from the dev part.
-        items: others than `benchmark.items`, such as `benchmark.dev`.
+        items: others than ``benchmark.items``, such as ``benchmark.dev``.
         max_new_tokens: tokens after which an answer is cut.
         batch_size: prompts that are continued together.
         start: as in :func:`score_choices`.
@@ -319,7 +370,7 @@ def score_generation(
         raise ValueError(f"max_new_tokens={max_new_tokens}: it takes 1 to {limit + max_new_tokens - 1} for this model")
     chosen = benchmark.items if items is None else tuple(items)
     context = few_shot_context(benchmark, shots)
-    before = [_start_token(tokenizer)] if start else []
+    before = [start_token(tokenizer)] if start else []
     prompts = [before + tokenizer.encode(context + item.prompt, add_special_tokens=False) for item in chosen]
     outputs = generate_lines(model, tokenizer, [ids[-limit:] for ids in prompts], max_new_tokens, batch_size)
     return GenerationScores(
@@ -336,7 +387,7 @@ def generate_lines(
     max_new_tokens: int = 16,
     batch_size: int = 16,
 ) -> list[str]:
-    """Continue prompts (token ids) greedily up to a line break, an end token or `max_new_tokens`.
+    """Continue prompts (token ids) greedily up to a line break, an end token or ``max_new_tokens``.
 
     Returns the texts without the white space around them; one that begins with a line break is empty. Every step
     computes the whole row again: slow, and right for any causal model without knowing its cache or positions.
@@ -373,9 +424,9 @@ def answer_alone(
 
 
 def mutual_information(scores: ChoiceScores, alone: ChoiceScores) -> NDArray[np.float64]:
-    """Return `log P(choice | prompt) - log P(choice | empty question)`, `(items, choices)`.
+    """Return ``log P(choice | prompt) - log P(choice | empty question)``, ``(items, choices)``.
 
-    What the question adds to a choice (Brown et al. 2020, 2005.14165, section 2.4; the harness's `acc_mutual_info`).
+    What the question adds to a choice (Brown et al. 2020, 2005.14165, section 2.4; the harness's ``acc_mutual_info``).
     """
     if scores.ids != alone.ids:
         raise ValueError("scores and alone hold different items: score the same items in the same order")

@@ -7,12 +7,23 @@ import pytest
 from datasets import DatasetDict
 
 from llmbook import corpora
-from llmbook.evaluation import harness, items
+from llmbook.evaluation import harness
+from llmbook.evaluation.benchmarks import (
+    TYPES,
+    Benchmark,
+    Template,
+    from_pydocs,
+    function,
+    hash_order,
+    render,
+    section,
+    words_of,
+)
 
 
 @pytest.fixture(scope="module")
 def benchmarks():
-    return items.benchmarks()
+    return from_pydocs()
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +51,14 @@ def test_choices_hold_the_answer_once_and_it_stands_anywhere(benchmarks, name):
 
 
 def test_wrong_types_would_not_do_for_the_right_one(benchmarks):
-    alike = {name: group for group in items.TYPES for name in group}
+    alike = {name: group for group in TYPES for name in group}
     for item in benchmarks["type"].items:
         kinds = [alike[choice] for choice in item.metadata["choices"]]
         assert len(set(kinds)) == 4
 
 
 def test_easy_names_come_from_other_packages(benchmarks):
-    easy = items.function(corpora.pydocs(), "easy")
+    easy = function(corpora.pydocs(), "easy")
     assert [item.id for item in easy.items] == [item.id for item in benchmarks["function"].items]
     assert easy.version != benchmarks["function"].version
 
@@ -56,7 +67,7 @@ def test_the_length_of_a_name_tells_little(benchmarks):
     def shortest(benchmark):
         return sum(len(item.answer) == min(map(len, item.choices)) for item in benchmark.items) / len(benchmark)
 
-    assert shortest(benchmarks["function"]) < 0.4 < shortest(items.function(corpora.pydocs(), "words"))
+    assert shortest(benchmarks["function"]) < 0.4 < shortest(function(corpora.pydocs(), "words"))
 
 
 def test_defaults_stand_in_their_signatures(benchmarks):
@@ -66,7 +77,7 @@ def test_defaults_stand_in_their_signatures(benchmarks):
 
 
 def test_two_builds_are_the_same_version(benchmarks):
-    again = items.benchmarks()
+    again = from_pydocs()
     assert {name: b.version for name, b in again.items()} == {name: b.version for name, b in benchmarks.items()}
 
 
@@ -78,7 +89,7 @@ def test_every_change_of_content_is_another_version(benchmarks):
         replace(benchmark, items=(changed, *benchmark.items[1:])).version,
         benchmark.take(10).version,
         benchmark.with_template("channel").version,
-        benchmark.with_template(items.Template("{description}")).version,
+        benchmark.with_template(Template("{description}")).version,
     }
     assert len(versions) == 5
     assert benchmark.with_template(benchmark.template).version == benchmark.version
@@ -101,14 +112,35 @@ def test_without_the_question_only_the_choices_are_left(benchmarks):
     assert [item.choices for item in blank.items] == [item.choices for item in benchmarks["function"].items]
 
 
+def test_another_value_in_a_field_changes_the_text_and_nothing_else():
+    way = Template("{colour} and {size}: {colour}?")
+    fields = [{"colour": "red", "size": n, "choices": ["1", "2"], "answer": "1"} for n in range(3)]
+    items = tuple(render(f"i{n}", given, way, "choice") for n, given in enumerate(fields))
+    dev = (render("d", fields[0], way, "choice"),)
+    asked = _make(items=items, dev=dev, templates={"t": way})
+    other = asked.with_field("colour", ["green", "blue", "red"])
+    assert [item.prompt for item in other.items] == ["green and 0: green?", "blue and 1: blue?", "red and 2: red?"]
+    assert [(item.id, item.choices, item.answer) for item in other.items] == [
+        (item.id, item.choices, item.answer) for item in items
+    ]
+    assert other.dev == dev and other.items[2] == items[2] and asked.items == items
+    assert other.version != asked.version == asked.with_field("colour", ["red"] * 3).version
+    assert other.with_template(Template("{colour}")).items[0].prompt == "green"  # the field itself is another one
+
+
+def test_an_order_by_hashes_is_the_same_always_and_another_for_other_parts():
+    assert hash_order("a", "b") == hash_order("a", "b") != hash_order("ab")
+    assert sorted("abcdef", key=hash_order) != sorted("abcdef", key=lambda x: hash_order("salt", x))
+
+
 def test_datasheets_say_where_items_come_from_and_what_is_weak(benchmarks):
     for benchmark in benchmarks.values():
         assert {"Source", "Made from", "Known weakness", "Licence", "Size"} <= set(benchmark.datasheet)
 
 
 def test_words_of_names():
-    assert items.words_of("StateSpace.to_zpk") == {"state", "space", "to", "zpk"}
-    assert items.words_of("HTTPServer2") == {"http", "server", "2"} or "server" in items.words_of("HTTPServer2")
+    assert words_of("StateSpace.to_zpk") == {"state", "space", "to", "zpk"}
+    assert words_of("HTTPServer2") == {"http", "server", "2"} or "server" in words_of("HTTPServer2")
 
 
 def test_task_files_hold_the_items(benchmarks, tmp_path):
@@ -132,11 +164,11 @@ def test_unknown_tasks_are_named(tmp_path):
 
 
 def _make(**changes):
-    way = items.Template("{text}")
-    given = items.render("a", {"text": "x", "choices": ["1", "2"], "answer": "1"}, way, "choice")
+    way = Template("{text}")
+    given = render("a", {"text": "x", "choices": ["1", "2"], "answer": "1"}, way, "choice")
     fields = {"name": "n", "kind": "choice", "items": (given,), "dev": (), "description": "", "datasheet": {},
               "templates": {"t": way}, "template": "t"}  # fmt: skip
-    return items.Benchmark(**(fields | changes))
+    return Benchmark(**(fields | changes))
 
 
 ITEM = _make().items[0]
@@ -157,8 +189,10 @@ ITEM = _make().items[0]
         (lambda: _make(template="u"), "template='u'"),
         (lambda: _make().with_template("u"), "n has t"),
         (lambda: _make().take(2), "count=2"),
-        (lambda: items.function(DatasetDict(), "medium"), "hard, words, easy"),
-        (lambda: items.section(DatasetDict()), "takes its items from test"),
+        (lambda: _make().with_field("colour", ["red"]), "name='colour': the template t of n fills in text"),
+        (lambda: _make().with_field("text", ["a", "b"]), "2 values for the 1 items"),
+        (lambda: function(DatasetDict(), "medium"), "hard, words, easy"),
+        (lambda: section(DatasetDict()), "takes its items from test"),
         (lambda: replace(ITEM, choices=()).label, "no choices"),
     ],
 )

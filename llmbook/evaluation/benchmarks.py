@@ -1,12 +1,12 @@
 """The book's benchmarks: questions made from documentation that its models never saw (chapter 17).
 
-Items come from the *test* split of `pydocs`, examples for few-shot prompts and for fitting anything (a temperature, a
+Items come from the *test* split of ``pydocs``, examples for few-shot prompts and for fitting anything (a temperature, a
 choice of prompt) from its *validation* split; near-duplicates never cross that line. No two items of a benchmark come
 from the same cluster of near-duplicates, so they can be treated as independent draws.
 
 An item is rendered by a :class:`Template`. Another template gives the same questions in another form:
 
-    benchmark = benchmarks()["type"]
+    benchmark = from_pydocs()["type"]
     benchmark.with_template("channel")
 """
 
@@ -39,11 +39,11 @@ LONGEST = 400  # characters of a signature: a prompt with a few examples has to 
 
 @dataclass(frozen=True)
 class Template:
-    """How a question becomes text: both parts are `str.format` patterns over the item's fields.
+    """How a question becomes text: both parts are ``str.format`` patterns over the item's fields.
 
     Attributes:
         prompt: what the model reads.
-        choice: what it may continue with; `{choice}` is the bare answer. In a "channel" template the question stands
+        choice: what it may continue with; ``{choice}`` is the bare answer. In a "channel" template the question stands
             here, after the answer.
         delimiter: stands between the two (a space: the tokenizer joins it to the following word).
     """
@@ -84,14 +84,14 @@ class Benchmark:
     """A set of questions of one kind, fixed by its content.
 
     Attributes:
-        name: such as `type`.
-        kind: `choice` or `generation`.
+        name: such as ``type``.
+        kind: ``choice`` or ``generation``.
         items: the questions that are scored.
         dev: questions from other documents, for few-shot prompts and for fitting.
         description: the question in one sentence.
         datasheet: what whoever reads a score should know, by heading.
         templates: the ways of asking, the default first.
-        template: the name of the way in which `items` are rendered.
+        template: the name of the way in which ``items`` are rendered.
     """
 
     name: str
@@ -133,7 +133,7 @@ class Benchmark:
         return 1 / len(self.items[0].choices)
 
     def with_template(self, template: str | Template) -> Benchmark:
-        """Return the same questions asked in another way: one of `templates` by its name, or a new one."""
+        """Return the same questions asked in another way: one of ``templates`` by its name, or a new one."""
         if isinstance(template, Template):
             name, templates = "custom", {**self.templates, "custom": template}
         elif template in self.templates:
@@ -146,10 +146,33 @@ class Benchmark:
         return replace(self, items=items, dev=dev, templates=templates, template=name)
 
     def take(self, count: int) -> Benchmark:
-        """Return the benchmark with its first `count` items only (they stand in a random, fixed order)."""
+        """Return the benchmark with its first ``count`` items only (they stand in a random, fixed order)."""
         if not 1 <= count <= len(self.items):
             raise ValueError(f"count={count}: {self.name} has {len(self.items)} items; take 1 to {len(self.items)}")
         return replace(self, items=self.items[:count])
+
+    def with_field(self, name: str, values: Sequence[Any]) -> Benchmark:
+        """Return the benchmark with another value in one field of each item, and its text made anew from it.
+
+        Args:
+            name: of a field that the template fills in, such as ``description``; ``answer`` and ``choices`` stay.
+            values: one for each item, in their order; the dev items stay as they are.
+
+        Raises:
+            ValueError: a field that the template does not fill in, or not one value for each item.
+        """
+        way = self.templates[self.template]
+        if name not in _fields(way):
+            raise ValueError(
+                f"name={name!r}: the template {self.template} of {self.name} fills in {', '.join(sorted(_fields(way)))}"
+            )
+        if len(values) != len(self.items):
+            raise ValueError(f"{len(values)} values for the {len(self.items)} items of {self.name}: give one for each")
+        items = tuple(
+            render(item.id, {**item.metadata, name: value}, way, self.kind)
+            for item, value in zip(self.items, values, strict=True)
+        )
+        return replace(self, items=items)
 
     def without_question(self) -> Benchmark:
         """Return the same choices behind an empty question: what scores above chance here, the answers give away."""
@@ -196,9 +219,9 @@ def render(name: str, metadata: Mapping[str, Any], way: Template, kind: Kind) ->
 
     Args:
         name: its id.
-        metadata: the fields of the template, `answer`, and for `kind="choice"` the bare `choices`.
+        metadata: the fields of the template, ``answer``, and for ``kind="choice"`` the bare ``choices``.
         way: the template.
-        kind: `choice` or `generation`.
+        kind: ``choice`` or ``generation``.
     """
 
     def filled(pattern: str, choice: str) -> str:
@@ -210,15 +233,15 @@ def render(name: str, metadata: Mapping[str, Any], way: Template, kind: Kind) ->
     return Item(name, filled(way.prompt, ""), (), metadata["answer"], metadata)
 
 
-def benchmarks() -> dict[str, Benchmark]:
+def from_pydocs() -> dict[str, Benchmark]:
     """Return the book's four benchmarks by name.
 
-    - `function`: which function does this description describe? Four names of one package.
-    - `type`: which type does this parameter have? Four common types.
-    - `section`: which section of a docstring is this passage? Five titles, equally frequent.
-    - `default`: write a parameter's default value, which stands in the signature. Exact match.
+    - ``function``: which function does this description describe? Four names of one package.
+    - ``type``: which type does this parameter have? Four common types.
+    - ``section``: which section of a docstring is this passage? Five titles, equally frequent.
+    - ``default``: write a parameter's default value, which stands in the signature. Exact match.
 
-    They are made from `pydocs()`, so their content (and `version`) depends on the installed packages' versions.
+    They are made from ``pydocs()``, so their content (and ``version``) depends on the installed packages' versions.
     """
     corpus = pydocs()
     made = (function(corpus), parameter_type(corpus), section(corpus), default(corpus))
@@ -229,14 +252,15 @@ def benchmarks() -> dict[str, Benchmark]:
 
 
 def function(corpus: datasets.DatasetDict, distractors: Literal["hard", "words", "easy"] = "hard") -> Benchmark:
-    """Return the benchmark `function`: which function does this description describe?
+    """Return the benchmark ``function``: which function does this description describe?
 
     Args:
-        corpus: `pydocs()`, or any corpus of its shape with the splits `test` and `validation`.
-        distractors: `hard`: three names of the same package that share most words with the right one; how many of
-            them are longer than it is drawn by chance, so that its length tells nothing. `words` (the benchmark
-            `function-words`): the same without a look at the length. `easy` (`function-easy`): three names of other
-            packages, drawn by chance. Names come from all splits: a name is no text that a model has or has not seen.
+        corpus: ``pydocs()``, or any corpus of its shape with the splits ``test`` and ``validation``.
+        distractors: ``hard``: three names of the same package that share most words with the right one; how many of
+            them are longer than it is drawn by chance, so that its length tells nothing. ``words`` (the benchmark
+            ``function-words``): the same without a look at the length. ``easy`` (``function-easy``): three names of
+            other packages, drawn by chance. Names come from all splits: a name is no text that a model has or has not
+            seen.
     """
     if distractors not in ("hard", "words", "easy"):
         raise ValueError(f"distractors={distractors!r}: it takes hard, words, easy")
@@ -282,7 +306,7 @@ TYPES: tuple[tuple[str, ...], ...] = (
 
 
 def parameter_type(corpus: datasets.DatasetDict) -> Benchmark:
-    """Return the benchmark `type`: which type does this parameter have? Wrong answers are other common types."""
+    """Return the benchmark ``type``: which type does this parameter have? Wrong answers are other common types."""
     alike = {name: group for group in TYPES for name in group}
 
     def candidates(rows: Sequence[Row]) -> Iterator[tuple[Row, str, dict[str, Any]]]:
@@ -328,7 +352,7 @@ def parameter_type(corpus: datasets.DatasetDict) -> Benchmark:
 
 
 def section(corpus: datasets.DatasetDict) -> Benchmark:
-    """Return the benchmark `section`: which of five sections is this passage? As many of each, as far as they go."""
+    """Return the benchmark ``section``: which of five sections is this passage? As many of each, as far as they go."""
 
     def candidates(rows: Sequence[Row]) -> Iterator[tuple[Row, str, dict[str, Any]]]:
         for row in rows:
@@ -356,7 +380,7 @@ def section(corpus: datasets.DatasetDict) -> Benchmark:
 
 
 def default(corpus: datasets.DatasetDict) -> Benchmark:
-    """Return the benchmark `default`: write the default value of a parameter; it stands in the given signature."""
+    """Return the benchmark ``default``: write the default value of a parameter; it stands in the given signature."""
 
     def candidates(rows: Sequence[Row]) -> Iterator[tuple[Row, str, dict[str, Any]]]:
         for row in rows:
@@ -403,7 +427,7 @@ def _benchmark(
     about: dict[str, str],
     balance: int | None = None,
 ) -> Benchmark:
-    """Draw items: one of each cluster, in the order of a hash, at most `balance` with the same answer."""
+    """Draw items: one of each cluster, in the order of a hash, at most ``balance`` with the same answer."""
     first = next(iter(templates))
     parts = []
     for split, most in (("test", MOST_ITEMS), ("validation", MOST_DEV)):
@@ -446,9 +470,14 @@ def _light(split: datasets.Dataset, columns: Sequence[str] = _COLUMNS) -> list[R
     return split.select_columns(list(columns)).to_list()
 
 
+def hash_order(*parts: str) -> str:
+    """Return what orders things at random, and always in the same way: sort by it."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
 def _draw(*parts: str) -> str:
-    """Return a number that orders things at random, and always in the same way."""
-    return hashlib.sha256("\0".join((RECIPE, *parts)).encode()).hexdigest()
+    """Return the order of things in these benchmarks, which another recipe draws anew."""
+    return hash_order(RECIPE, *parts)
 
 
 def _shuffled(texts: Sequence[str], seed: str) -> list[str]:
@@ -464,7 +493,7 @@ def _has_public_name(row: Row) -> bool:
 
 
 def words_of(text: str) -> frozenset[str]:
-    """Return the words of a name or a sentence in lower case: `StateSpace.to_zpk` has `state`, `space`, `to`, `zpk`."""
+    """Return the words of a name or a sentence in lower case: of ``StateSpace.to_zpk`` state, space, to, zpk."""
     parts = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", text)
     return frozenset(part.lower() for part in parts)
 
@@ -487,7 +516,7 @@ class _Names:
     def confusing(self, row: Row, balanced: bool) -> list[str]:
         """Return three names of the same package that share most words with a row's name, or none.
 
-        With `balanced`, none to three of them are longer than it, each number as often as the others.
+        With ``balanced``, none to three of them are longer than it, each number as often as the others.
         """
         right = _last(row["name"])
         own = words_of(right)
@@ -521,7 +550,7 @@ def _first_sentence(text: str) -> str:
 
 
 def _shortened(text: str, longest: int) -> str:
-    """Cut a text after a word, so that it has at most `longest` characters."""
+    """Cut a text after a word, so that it has at most ``longest`` characters."""
     if len(text) <= longest:
         return text
     return re.sub(r"\s\S*\Z", "", text[: longest + 1]).rstrip()
