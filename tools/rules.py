@@ -334,7 +334,7 @@ def unlisted(root: Path = ROOT) -> list[str]:
         for page, line, found in (
             ("index.md", f"{int(stem[:2])}. {link}", rf"^ *{int(stem[:2])}\. \[[^]]+\]\(\.\./\.\./{path}\.ipynb\)"),
             ("sources.md", f"| the sections of the sources | the topic | {link} |", rf"\(\.\./\.\./{path}\.ipynb[#)]"),
-            ("teaching.md", f"{link} to a week of the plan", rf"\(\.\./\.\./{path}\.ipynb[#)]"),
+            ("teaching.md", f"| week | {link} | lab | to hand in |", rf"\(\.\./\.\./{path}\.ipynb[#)]"),
         ):
             text = (root / "book" / language / page).read_text(encoding="utf-8")
             if not re.search(found, text, re.MULTILINE):
