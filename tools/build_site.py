@@ -39,7 +39,7 @@ SOURCES = (
     "llmbook/viz/*",  # the script that draws the views
     "llmbook/explore/*",
     "llmbook/pretrained/*",
-    "llmbook/pretrained/*/*",  # the explorer and its models
+    "llmbook/pretrained/pydocs-*/*",  # the explorer and its models
 )
 # What the theme brings and no page asks for (see vendor.subset_icons and book/_templates).
 UNUSED = (
