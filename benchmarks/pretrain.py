@@ -230,8 +230,8 @@ def comparison(documents: Sequence[np.ndarray], held_out: Sequence[str]) -> str:
     lstm = [run["bits_per_byte"] for run in recorded if run["model"] == "LSTMLM" and run["tokens"] == most]
     text = (
         f"Convention: {BOOK.describe()}. Under it Kneser-Ney smoothing of order 5, counted on the same tokens as this "
-        f"model was trained on, needs {bits:.3f} bits per byte, and the LSTM of chapter 1, in its windows of 64 tokens, "
-        f"after its longest recorded training ({most:,} tokens) {min(lstm):.3f}."
+        f"model was trained on, needs {bits:.3f} bits per byte, and the LSTM of chapter 1, in its windows of 64 "
+        f"tokens, after its longest recorded training ({most:,} tokens) {min(lstm):.3f}."
     )
     return f"{textwrap.fill(text, 100)}\n{textwrap.fill(against_trainer(), 100)}\n"
 
