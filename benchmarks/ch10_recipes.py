@@ -168,7 +168,7 @@ def main() -> None:
     chosen = parser.parse_args()
     record = origin()
     rt = runtime.setup()
-    tokenizer = tokenization.load_tokenizer().backend_tokenizer
+    tokenizer = tokenization.load_tokenizer()
     texts = list(corpora.pydocs()["train"].shuffle(seed=0)["text"])
     stream = np.concatenate(tokenization.encode_documents(tokenizer, texts))
     held_out, convention = corpora.held_out(), BOOK.with_window(WINDOW)
@@ -188,7 +188,7 @@ def main() -> None:
         "runs": runs,
     }
     if chosen.shape == "shipped":  # what the long training of this size reached, measured in the same way
-        record["pydocs-gpt"] = score(hub.load(hub.shipped("pydocs-gpt")).float())
+        record["pydocs-gpt"] = score(hub.pretrained("pydocs-gpt")[0])
     whole = json.loads(PATH.read_text()) if PATH.exists() else {}
     write(PATH, whole | {chosen.shape: record})
 

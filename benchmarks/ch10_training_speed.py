@@ -88,7 +88,7 @@ def main() -> None:
 
     record = origin()
     rt = runtime.setup()
-    tokenizer = tokenization.load_tokenizer("gpt").backend_tokenizer
+    tokenizer = tokenization.load_tokenizer("gpt")
     texts = list(corpora.pydocs()["train"].shuffle(seed=0)["text"][:2000])
     stream = np.concatenate(tokenization.encode_documents(tokenizer, texts)).astype(np.uint16)
     folder = tempfile.TemporaryDirectory()
@@ -98,7 +98,7 @@ def main() -> None:
     batches = training.Windows(mapped, arguments.window, arguments.batch, seed=0)
     shape = {"d_model": 256, "num_layers": 4, "num_heads": 4, "d_ff": 688, "max_length": 512}
     torch.manual_seed(0)
-    model = transformer.Decoder(transformer.TransformerConfig(tokenizer.get_vocab_size(), **shape))
+    model = transformer.Decoder(transformer.TransformerConfig(len(tokenizer), **shape))
     runs = measure(model, batches, arguments.steps, arguments.rounds, rt.device)
     folder.cleanup()
     for run in runs:

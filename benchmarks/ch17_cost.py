@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from llmbook import corpora, hub, ngram, runtime, tokenization
+from llmbook import corpora, hub, ngram, runtime, scaling, tokenization
 from llmbook.evaluation import cost
 from llmbook.evaluation.likelihood import BOOK, LanguageModel, document_log_probs
 from llmbook.metrics import bits_per_byte
@@ -57,7 +57,7 @@ def timings(model: torch.nn.Module, precision: str, done: list[dict]) -> list[di
             cache = model(prompt, use_cache=True).past_key_values
             run |= {
                 "cache_bytes": cost.measured_cache_bytes(cache),
-                "cache_formula": cost.cache_bytes(model.config, batch, length, size),
+                "cache_formula": scaling.cache_bytes(model.config, batch, length, size),
                 "peak_bytes": cost.peak_bytes(model, prompt),
             }
             found.append(run)
@@ -71,8 +71,8 @@ def main() -> None:
     old = json.loads(PATH.read_text()) if PATH.exists() else {}
     runs, systems = old.pop("runs", []), old.pop("systems", [])
     record = old  # says where the runs come from; "scored" says it of the systems
-    models = {"float32": hub.load(hub.shipped("pydocs-gpt")).float().to(rt.device)}
-    models["bfloat16"] = hub.load(hub.shipped("pydocs-gpt")).to(rt.device, torch.bfloat16)
+    gpt, tokenizer = hub.pretrained("pydocs-gpt")
+    models = {"float32": gpt.to(rt.device), "bfloat16": hub.load("pydocs-gpt").to(rt.device, torch.bfloat16)}
     with torch.no_grad():
         for precision, model in models.items():
             if found := timings(model, precision, runs):
@@ -81,7 +81,6 @@ def main() -> None:
                 write(PATH, record | {"runs": runs, "systems": systems})
 
     texts = corpora.held_out()
-    tokenizer = tokenization.load_tokenizer("gpt").backend_tokenizer
     documents = tokenization.encode_documents(tokenizer, texts)
     sizes = [len(text.encode()) for text in texts]
     few = CHECK["documents"]
@@ -101,7 +100,7 @@ def main() -> None:
             write(PATH, record | {"runs": runs, "systems": systems})
     if not {f"Kneser-Ney, order {order}" for order in ORDERS} <= known:
         train = tokenization.encode_documents(tokenizer, corpora.pydocs()["train"].shuffle(seed=0)["text"][:])
-        counts = ngram.NGramCounts(train, tokenizer.get_vocab_size(), order=max(ORDERS))
+        counts = ngram.NGramCounts(train, len(tokenizer), order=max(ORDERS))
         for order in ORDERS:
             table = ngram.KneserNey(counts, order)
             found = bits_and_seconds(table, documents, sum(sizes), max(CONTEXTS))

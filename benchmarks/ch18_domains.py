@@ -63,13 +63,6 @@ def file_of(work: Path, part: str, key: tuple) -> Path:
     return work / f"{name}.safetensors"
 
 
-def shipped() -> tuple[transformer.Decoder, object]:
-    """Return `pydocs-gpt` and its tokenizer."""
-    model = hub.load(hub.shipped("pydocs-gpt")).float()
-    assert isinstance(model, transformer.Decoder)
-    return model, tokenization.load_tokenizer("gpt").backend_tokenizer
-
-
 def make(chapter: dict, work: Path, part: str, key: tuple) -> tuple[transformer.Decoder, dict]:
     """Train one model and measure it."""
     target, tests, bits = chapter["TARGET"], chapter["tests"], chapter["bits"]
@@ -85,7 +78,7 @@ def make(chapter: dict, work: Path, part: str, key: tuple) -> tuple[transformer.
         load_model(before, file_of(work, "general", (seed,)))
         model = chapter["adapted"](before, seed, share, rate)
     else:
-        before, using = shipped()
+        before, using = hub.pretrained("pydocs-gpt")
         model = chapter["adapted_shipped"](before, using, *key)
     seconds = time.process_time() - start
     run = {"part": part, "key": list(key), "seconds": round(seconds, 1)}
@@ -103,8 +96,7 @@ def answers(chapter: dict, work: Path, part: str, key: tuple, how: str) -> dict:
     rows = [row for row in corpora.pydocs()["test"] if row["topic"] == target]
     benchmark = domain_items.domain_benchmark(target, rows)
     if part in ("pydocs-gpt", "shipped"):
-        model, _ = shipped()
-        tokenizer = tokenization.load_tokenizer("gpt")
+        model, tokenizer = hub.pretrained("pydocs-gpt")
     else:
         model = transformer.Decoder(chapter["SHAPE"])
         tokenizer = PreTrainedTokenizerFast(

@@ -132,7 +132,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     record = origin()
-    path = source.find(options.assignment)
+    path = source.find_assignment(options.assignment)
     assignment = source.read(path)
     with tempfile.TemporaryDirectory(prefix="llmbook-benchmark-") as name:
         base = Path(name)

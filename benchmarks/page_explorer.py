@@ -27,6 +27,7 @@ from playwright.sync_api import Page, sync_playwright
 
 from llmbook import explore, hub, tokenization
 from llmbook.explore import assets
+from llmbook.pretrained import model_folder
 from llmbook.transformer import Encoder
 from recording import ROOT, origin, write
 
@@ -48,7 +49,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 def prepared(model: str, folder: Path) -> dict[str, Any]:
     """Write a page with the explorer into a folder; return what is known of its files."""
-    encoder = isinstance(hub.load(explore.find(model)), Encoder)
+    encoder = isinstance(hub.load(model), Encoder)
     made = explore.prepare(model, TEXT.replace("mean", "<mask>") if encoder else TEXT)
     figure = made.html({"url": "model.lmx", "data-script": "explorer.js"}, "still.png", "explorer-1")
     page = f"<!doctype html><html lang=en data-theme=light><meta charset=utf-8><body>{figure}</body></html>"
@@ -56,7 +57,7 @@ def prepared(model: str, folder: Path) -> dict[str, Any]:
     (folder / "explorer.js").write_text(assets.script(), encoding="utf-8")
     (folder / "model.lmx").write_bytes(made.packed.file)
     (folder / "still.png").write_bytes(made.picture)
-    weights = explore.find(model) / "model.safetensors"
+    weights = model_folder(model) / "model.safetensors"
     script = assets.script().encode()
     return {
         "sha256": made.packed.sha256, "parameters": made.packed.parameters, "kind": made.packed.kind,
@@ -105,8 +106,8 @@ def long_tasks(page: Page) -> float:
 @torch.no_grad()
 def distance(page: Page, model: str, count: int) -> dict[str, float]:
     """Largest differences of logits and attention from llmbook's, computed in double precision, over many texts."""
-    network = hub.load(explore.find(model)).double().eval()
-    tokenizer = tokenization.load_tokenizer("bert" if isinstance(network, Encoder) else "gpt")
+    network, tokenizer = hub.pretrained(model)
+    network = network.double()
     rng, words = np.random.default_rng(0), [*TEXT.split(), "\n\n", "Parameters", "x_1", "3.14", "数组", "😀"]
     worst = {"logits": 0.0, "attention": 0.0}
     for _ in range(count):
@@ -140,8 +141,8 @@ def measure(model: str, rounds: int, texts: int, executable: str) -> dict[str, A
             if len(answers) < rounds:
                 context.close()
         record["seconds_to_first_answer"] = statistics.median(answers)
-        backend = tokenization.load_tokenizer("gpt").backend_tokenizer
-        record |= token_times(page, backend.encode(TEXT * 8).ids[: CONTEXT + 20], record["kind"])
+        ids = tokenization.load_tokenizer("gpt")(TEXT * 8)["input_ids"][: CONTEXT + 20]
+        record |= token_times(page, ids, record["kind"])
         record["longest_task_while_typing"] = long_tasks(page)
         record["largest_difference"] = distance(page, model, texts)
         browser.close()

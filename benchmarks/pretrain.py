@@ -29,9 +29,9 @@ from torch import Tensor, nn
 from llmbook import corpora, hub, ngram, objectives, positions, runtime, tokenization, training, transformer
 from llmbook.evaluation.likelihood import BOOK, score_texts
 from llmbook.files import write_whole
+from llmbook.pretrained import FOLDER
 from recording import ROOT
 
-PRETRAINED = ROOT / "llmbook" / "pretrained"
 VOCAB_SIZE = 4096
 CURVE = ("step", "tokens", "loss", "learning_rate", "gradient_norm")
 
@@ -166,7 +166,7 @@ def held_out_loss(model: nn.Module, made: Recipe, documents: Sequence[np.ndarray
 
 def score(name: str, model: nn.Module, held_out: Sequence[str]) -> float:
     """Return bits per byte of ``gpt`` on held-out texts, for the others nats per predicted token."""
-    tokenizer = tokenization.load_tokenizer(name).backend_tokenizer
+    tokenizer = tokenization.load_tokenizer(name)
     if name == "gpt":
         return score_texts(model, tokenizer, held_out, BOOK).bits_per_byte
     documents = tokenization.encode_documents(tokenizer, held_out)
@@ -207,11 +207,10 @@ is written.
 The held-out text is {held_documents} documents of the test split, the same as in chapter 1.
 {compared}`curve.csv` has the loss of each 50 steps in nats per predicted token. Chapter 10 explains the recipe.
 
-    from llmbook import hub, tokenization
-    model = hub.load(hub.shipped("pydocs-{name}")).float()
-    tokenizer = tokenization.load_tokenizer("{name}")
+    from llmbook import hub
+    model, tokenizer = hub.pretrained("pydocs-{name}")
 
-or, with `transformers`: `{auto}.from_pretrained(hub.shipped("pydocs-{name}"), dtype="float32")`.
+or, with `transformers`: `{auto}.from_pretrained(hub.model_folder("pydocs-{name}"), dtype="float32")`.
 """
 KINDS = {
     "gpt": ("A decoder (Llama's shape)", "AutoModelForCausalLM"),
@@ -222,7 +221,7 @@ KINDS = {
 
 def comparison(documents: Sequence[np.ndarray], held_out: Sequence[str]) -> str:
     """Return what chapter 1's models need for the same held-out texts, the first counted on the documents here."""
-    tokenizer = tokenization.load_tokenizer().backend_tokenizer
+    tokenizer = tokenization.load_tokenizer()
     table = ngram.KneserNey(ngram.NGramCounts(list(documents), VOCAB_SIZE, order=5), 5)
     bits = score_texts(table, tokenizer, held_out, BOOK).bits_per_byte
     recorded = json.loads((ROOT / "llmbook" / "results" / "language_models.json").read_text())["runs"]
@@ -304,14 +303,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=sorted(KINDS), required=True)
     parser.add_argument("--work", type=Path, default=ROOT / "_build" / "pretrain", help="where checkpoints go")
-    parser.add_argument("--folder", type=Path, default=PRETRAINED, help="where the model goes (default: %(default)s)")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="where the model goes (default: %(default)s)")
     chosen = parser.parse_args(arguments)
 
     rt = runtime.setup()
     made = recipe(chosen.model)
     docs = corpora.pydocs()
     fingerprint = corpora.describe(docs)
-    tokenizer = tokenization.load_tokenizer().backend_tokenizer
+    tokenizer = tokenization.load_tokenizer()
     documents = tokenization.encode_documents(tokenizer, list(docs["train"].shuffle(seed=0)["text"]))
     stream = np.concatenate(documents).astype(np.uint16)
     held_out = corpora.held_out()

@@ -14,8 +14,8 @@ from typing import Any
 
 from llmbook import corpora, tokenization
 from llmbook.files import write_whole
+from llmbook.pretrained import FOLDER
 
-PRETRAINED = Path(__file__).resolve().parents[1] / "llmbook" / "pretrained"
 CARD = """# The tokenizer of this book
 
 `tokenizer.json` is a byte-level byte-pair encoding with {vocab_size:,} tokens, made by
@@ -81,7 +81,7 @@ def make(
 def main(arguments: list[str] | None = None) -> None:
     """Make the tokenizer from `pydocs` and say where it is."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=PRETRAINED, help="where to write (default: %(default)s)")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="where to write (default: %(default)s)")
     folder = parser.parse_args(arguments).folder
     docs = corpora.pydocs()
     data_sha256 = corpora.describe(docs)["sha256"]

@@ -1,4 +1,4 @@
-"""The program `llmbook`: `evaluate` judges a model on the book's benchmarks, `grade` the notebooks of a class."""
+"""The program llmbook: evaluate judges a model on the book's benchmarks, grade the notebooks of a class."""
 
 import argparse
 import importlib

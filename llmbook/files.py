@@ -1,9 +1,13 @@
-"""Files that are written whole or not at all, and what tells one content from another."""
+"""Files that are written whole or not at all, what tells one content from another, and no bars over small ones."""
 
+import contextlib
 import hashlib
+import importlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 
 def write_whole(path: Path, content: str | bytes, mode: int = 0o644) -> Path:
@@ -29,3 +33,17 @@ def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file's content, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def without_progress_bars(library: Literal["datasets", "transformers"]) -> Iterator[None]:
+    """Keep a library from drawing a bar for a file of a few megabytes; afterwards its bars are as they were before."""
+    bars = importlib.import_module(f"{library}.utils.logging")  # both call their switch by the same three names
+    shown = bars.is_progress_bar_enabled()
+    if shown:
+        bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            bars.enable_progress_bar()

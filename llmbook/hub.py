@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +20,21 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
+    AutoTokenizer,
     BertConfig,
     BertForMaskedLM,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
     T5Config,
     T5ForConditionalGeneration,
 )
 
-from llmbook.runtime import without_progress_bars
+from llmbook.files import without_progress_bars
+from llmbook.pretrained import FOLDER, model_folder
+from llmbook.tokenization import load_tokenizer
 from llmbook.transformer import Decoder, Encoder, EncoderDecoder, TransformerConfig
 
 Model = Decoder | Encoder | EncoderDecoder
@@ -316,7 +319,7 @@ def save(model: Model, folder: str | Path, tokenizer: PreTrainedTokenizerBase | 
         if tokenizer is not None:
             _name_special_tokens(theirs, tokenizer)
             _save_tokenizer(tokenizer, temporary, getattr(theirs.config, "max_position_embeddings", None))
-        with without_progress_bars():
+        with without_progress_bars("transformers"):
             theirs.save_pretrained(temporary)
         folder.mkdir(exist_ok=True)
         for path in temporary.iterdir():
@@ -352,40 +355,57 @@ def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, longest: i
     path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf8")
 
 
-def shipped(name: str) -> Path:
-    """Return the folder of a model that the book ships, for :func:`load` and any ``from_pretrained``.
+def pretrained(name: str | Path) -> tuple[Model, PreTrainedTokenizerFast]:
+    """Return a pretrained model, in ``float32`` and ``eval`` mode, and the tokenizer that it was trained with.
+
+    Args:
+        name: ``"pydocs-gpt"``, ``"pydocs-bert"`` or ``"pydocs-t5"``, which the book ships, or a folder that
+            :func:`save` wrote with a tokenizer, see :func:`llmbook.pretrained.model_folder`.
+
+    Returns:
+        ``(model, tokenizer)``: a decoder, an encoder or an encoder-decoder of the book, and a tokenizer of
+        ``transformers`` that puts around a text what this kind of model has read around its texts.
 
     Raises:
-        ValueError: no such model; the message lists those there are.
+        FileNotFoundError: there is no such model, or it lies there without weights or tokenizer.
+        ValueError: as :func:`load`.
     """
-    root = Path(str(files("llmbook") / "pretrained"))
-    names = sorted(path.parent.name for path in root.glob("*/config.json"))
-    if name not in names:
-        raise ValueError(f"{name!r}: the book ships {', '.join(names) or 'no model'}; for others name their folder")
-    return root / name
+    folder = model_folder(name)
+    model = load(folder).float()
+    if folder.parent == FOLDER:
+        return model, load_tokenizer({Decoder: "gpt", Encoder: "bert", EncoderDecoder: "t5"}[type(model)])
+    if not (folder / "tokenizer.json").is_file():
+        raise FileNotFoundError(
+            f"{folder} has no tokenizer.json: save the tokenizer beside the model, hub.save(model, folder, tokenizer), "
+            "or open the model alone with hub.load"
+        )
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return model, tokenizer
 
 
 def load(folder: str | Path) -> Model:
     """Return the book's model, in ``eval`` mode, from a local folder that :func:`save` or ``save_pretrained`` wrote.
 
     Weights keep the precision of the file: call ``.float()`` on a model that is stored in half precision before
-    computing on a CPU.
+    computing on a CPU, or open it with :func:`pretrained`.
+
+    Args:
+        folder: see :func:`llmbook.pretrained.model_folder`.
 
     Raises:
         FileNotFoundError: there is no such folder, or no ``config.json`` or weights in it.
         ValueError: a model of another shape than the book's, see :func:`from_hf`; a damaged file; weights that are
             missing, which ``from_pretrained`` would draw at random.
     """
-    folder = Path(folder)
-    for name in ("config.json", "model*.safetensors"):  # a large model's weights are in several files
-        if not any(folder.glob(name)):
-            raise FileNotFoundError(f"{folder} has no {name}: name a folder that hub.save or save_pretrained wrote")
+    folder = model_folder(folder)
+    if not any(folder.glob("model*.safetensors")):  # a large model's weights are in several files
+        raise FileNotFoundError(f"{folder} has no model*.safetensors: save the model anew with hub.save")
     config = AutoConfig.from_pretrained(folder)
     kinds = {"llama": AutoModelForCausalLM, "bert": AutoModelForMaskedLM, "t5": AutoModelForSeq2SeqLM}
     if config.model_type not in kinds:
         raise ValueError(f"{folder} holds a {config.model_type}: the book's blocks compute {', '.join(kinds)}")
     options: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True, "local_files_only": True}
-    with without_progress_bars():
+    with without_progress_bars("transformers"):
         try:
             theirs, info = kinds[config.model_type].from_pretrained(folder, **options)
         except (SafetensorError, RuntimeError) as error:

@@ -7,7 +7,6 @@ here where the objective is not plain cross-entropy.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -307,10 +306,6 @@ def permuted(ids: Tensor, generator: torch.Generator, special: SpecialTokens, sh
     return PermutationBatch(ids, order, content_mask, query_mask, labels)
 
 
-def _look(block: Block, known: Tensor, mask: Tensor, turn: tuple[Tensor, Tensor] | None) -> Callable[[Tensor], Tensor]:
-    return lambda normed: block.attention(normed, known, mask[:, None], turn)[0]  # (batch, time, d_model)
-
-
 def two_stream(
     stack: Stack, content: Tensor, query: Tensor, content_mask: Tensor, query_mask: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -339,11 +334,17 @@ def two_stream(
     content, query = stack.embedding_norm(content), stack.embedding_norm(query)  # (batch, time, d_model) each
     for block in stack.blocks:
         assert isinstance(block, Block)
-        known = block.attention_norm(content) if block.norm_first else content  # (batch, time, d_model): both's keys
-        query = block.residual(query, block.attention_norm, _look(block, known, query_mask, turn))
-        content = block.residual(content, block.attention_norm, _look(block, known, content_mask, turn))
-        query = block.residual(query, block.feed_forward_norm, block.feed_forward)
-        content = block.residual(content, block.feed_forward_norm, block.feed_forward)
+        known = block.before(content, block.attention_norm)  # (batch, time, d_model): keys and values of both streams
+        asked = block.before(query, block.attention_norm)  # (batch, time, d_model)
+        update, *_ = block.attention(asked, known, query_mask[:, None], turn)
+        query = block.after(query, update, block.attention_norm)
+        asked = block.before(content, block.attention_norm)  # again: sharing `known` changes gradients' last bits
+        update, *_ = block.attention(asked, known, content_mask[:, None], turn)
+        content = block.after(content, update, block.attention_norm)
+        update = block.feed_forward(block.before(query, block.feed_forward_norm))
+        query = block.after(query, update, block.feed_forward_norm)
+        update = block.feed_forward(block.before(content, block.feed_forward_norm))
+        content = block.after(content, update, block.feed_forward_norm)
     return stack.final_norm(content), stack.final_norm(query)
 
 

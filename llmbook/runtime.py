@@ -10,7 +10,6 @@ import functools
 import gc
 import os
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -117,21 +116,3 @@ def release_memory() -> None:
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
-
-
-@contextlib.contextmanager
-def without_progress_bars() -> Iterator[None]:
-    """Hide the bars of ``datasets`` and ``transformers`` for a moment, where ours is drawn or a file is small."""
-    import datasets
-    from transformers.utils import logging
-
-    of_datasets, of_transformers = not datasets.are_progress_bars_disabled(), logging.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if of_datasets:
-            datasets.enable_progress_bars()
-        if of_transformers:
-            logging.enable_progress_bar()

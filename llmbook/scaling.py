@@ -151,13 +151,13 @@ def _best_of(curve: Callable[[np.ndarray], np.ndarray], starts: Sequence[tuple],
     return min(found, key=lambda result: result.cost).x
 
 
-def bootstrap(
-    parameters: np.ndarray, tokens: np.ndarray, loss: np.ndarray, draws: int = 200, seed: int = 0
+def bootstrap_laws(
+    parameters: np.ndarray, tokens: np.ndarray, loss: np.ndarray, resamples: int = 200, seed: int = 0
 ) -> list[Law]:
-    """Fit the joint law to runs drawn with replacement, ``draws`` times.
+    """Fit the joint law to runs drawn with replacement, ``resamples`` times.
 
     What the laws differ by is what the noise of the runs leaves open. That the form of the law may be wrong is not
-    part of it. Draws with fewer than three sizes or three numbers of tokens say nothing and are drawn again.
+    part of it. Resamples with fewer than three sizes or three numbers of tokens say nothing and are drawn again.
 
     Raises:
         ValueError: as :func:`fit_law`, or runs of fewer than three sizes or numbers of tokens.
@@ -166,10 +166,10 @@ def bootstrap(
     if min(len(np.unique(parameters)), len(np.unique(tokens))) < 3:
         raise ValueError("a law in both needs runs of at least three sizes and three numbers of tokens")
     best = fit_law(parameters, tokens, loss)
-    generator = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     laws: list[Law] = []
-    while len(laws) < draws:
-        rows = generator.integers(0, len(loss), len(loss))
+    while len(laws) < resamples:
+        rows = rng.integers(0, len(loss), len(loss))
         if min(len(np.unique(parameters[rows])), len(np.unique(tokens[rows]))) >= 3:
             laws.append(fit_law(parameters[rows], tokens[rows], loss[rows], start=best))
     return laws
@@ -236,7 +236,7 @@ def state_bytes(parameters: float, recipe: str = "mixed AdamW", shards: int = 1)
 
 
 def activation_bytes(
-    config: TransformerConfig, batch: int, length: int, size: int = 4, checkpointing: bool = False
+    config: TransformerConfig, batch_size: int, length: int, size: int = 4, checkpointing: bool = False
 ) -> int:
     """Return the bytes that the blocks of our decoder keep from the forward for the backward pass.
 
@@ -247,7 +247,7 @@ def activation_bytes(
 
     Args:
         config: the shape.
-        batch: sequences.
+        batch_size: sequences.
         length: tokens of each.
         size: bytes of a number.
         checkpointing: keep only each block's input, and compute the rest of one block again when it is needed.
@@ -264,16 +264,30 @@ def activation_bytes(
     features = 6 * config.d_model + 2
     features += 4 * inner + config.num_heads  # queries, keys, values and their mixture; one number per head
     features += 4 * config.d_ff  # gate before and after its nonlinearity, up, and their product
-    block = (batch * length * features + length**2) * size  # with the mask
+    block = (batch_size * length * features + length**2) * size  # with the mask
     turns = 2 * length * config.d_head * size
     if checkpointing:
-        return config.num_layers * batch * length * config.d_model * size + block + turns
+        return config.num_layers * batch_size * length * config.d_model * size + block + turns
     return config.num_layers * block + turns
 
 
-def cache_bytes(config: TransformerConfig, batch: int, length: int, size: int = 2) -> int:
-    """Return the bytes of keys and values of ``batch`` sequences of ``length`` tokens."""
-    return 2 * config.num_layers * config.num_key_value_heads * config.d_head * batch * length * size
+def cache_bytes(config: TransformerConfig, batch_size: int, length: int, size: int = 4) -> int:
+    """Return the bytes of a cache: a key and a value for each layer, key-value head and token.
+
+    ``2 * layers * kv_heads * d_head * length * batch_size * size``.
+
+    Args:
+        config: the shape.
+        batch_size: sequences.
+        length: tokens of each.
+        size: bytes of a number.
+
+    Raises:
+        ValueError: a number below 1.
+    """
+    if min(batch_size, length, size) < 1:
+        raise ValueError(f"batch_size={batch_size}, length={length}, size={size}: each takes 1 or more")
+    return 2 * config.num_layers * config.num_key_value_heads * config.d_head * length * batch_size * size
 
 
 def parameters_of(config: TransformerConfig, embeddings: bool = True) -> int:

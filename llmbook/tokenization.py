@@ -10,13 +10,14 @@ import heapq
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+from llmbook.pretrained import FOLDER
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -54,12 +55,43 @@ def train_byte_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-def encode_documents(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
+def backend(tokenizer: "Tokenizer | PreTrainedTokenizerFast") -> Tokenizer:
+    """Return the ``tokenizers`` tokenizer in one of ``transformers``, or the one that was given.
+
+    A call of one of ``transformers`` leaves padding and truncation there until the next call: they are taken off.
+
+    Raises:
+        ValueError: neither of the two.
+    """
+    if isinstance(tokenizer, Tokenizer):
+        return tokenizer
+    inner = getattr(tokenizer, "backend_tokenizer", None)
+    if not isinstance(inner, Tokenizer):
+        raise ValueError(
+            f"tokenizer is a {type(tokenizer).__name__}: give a tokenizers.Tokenizer or a fast tokenizer of "
+            'transformers, such as tokenization.load_tokenizer("gpt")'
+        )
+    if inner.truncation is not None:
+        inner.no_truncation()
+    if inner.padding is not None:
+        inner.no_padding()
+    return inner
+
+
+def encode_documents(tokenizer: "Tokenizer | PreTrainedTokenizerFast", texts: Sequence[str]) -> list[np.ndarray]:
     """Encode each text and close it with ``<|endoftext|>``.
+
+    Args:
+        tokenizer: of ``tokenizers`` or of ``transformers``; what the latter puts around a text is left out.
+        texts: the documents.
 
     Returns:
         One ``int32`` array of token ids for each text, shape ``(tokens + 1,)``.
+
+    Raises:
+        ValueError: it has no ``<|endoftext|>``, or is no tokenizer.
     """
+    tokenizer = backend(tokenizer)
     end = tokenizer.token_to_id(END_OF_TEXT)
     if end is None:
         raise ValueError(f"this tokenizer has no {END_OF_TEXT} token; train one with train_byte_bpe")
@@ -127,7 +159,7 @@ def load_tokenizer(family: str = "gpt", path: str | Path | None = None) -> "PreT
         path: a ``tokenizer.json``; by default the one in the package.
 
     Returns:
-        A ``transformers`` tokenizer that knows its special tokens. Its ``backend_tokenizer`` is the ``tokenizers`` one.
+        A ``transformers`` tokenizer that knows its special tokens; :func:`backend` gives the ``tokenizers`` one in it.
 
     Raises:
         ValueError: if there is no such family.
@@ -137,7 +169,7 @@ def load_tokenizer(family: str = "gpt", path: str | Path | None = None) -> "PreT
 
     if family not in FAMILIES:
         raise ValueError(f"family={family!r}: it takes {', '.join(FAMILIES)}")
-    file = Path(str(files("llmbook") / "pretrained" / "tokenizer.json")) if path is None else Path(path)
+    file = FOLDER / "tokenizer.json" if path is None else Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"{file} does not exist: make it with `python benchmarks/train_tokenizer.py`")
     tokenizer = Tokenizer.from_file(str(file))

@@ -215,11 +215,14 @@ class Block(nn.Module):
         self.feed_forward_norm = make_norm(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def residual(self, hidden: Tensor, norm: nn.Module, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
-        """Add what the sublayer makes of ``(batch, time, d_model)``, with the norm before it or after the sum."""
-        if self.norm_first:
-            return hidden + self.dropout(sublayer(norm(hidden)))
-        return norm(hidden + self.dropout(sublayer(hidden)))
+    def before(self, hidden: Tensor, norm: nn.Module) -> Tensor:
+        """Return what a sublayer reads of ``(batch, time, d_model)``: with pre-norm it is normalised."""
+        return norm(hidden) if self.norm_first else hidden
+
+    def after(self, hidden: Tensor, update: Tensor, norm: nn.Module) -> Tensor:
+        """Return ``(batch, time, d_model)`` with a sublayer's update added; with post-norm the sum is normalised."""
+        hidden = hidden + self.dropout(update)
+        return hidden if self.norm_first else norm(hidden)
 
     def forward(
         self,
@@ -232,26 +235,18 @@ class Block(nn.Module):
         output_attentions: bool = False,
     ) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor | None, Tensor | None]:
         """Return the new ``(batch, time, d_model)``, keys and values, and the weights of self- and cross-attention."""
-        kept: dict[str, Any] = {"cross": None}
-
-        def attend(normed: Tensor) -> Tensor:
-            output, kept["self"], kept["cache"] = self.attention(
-                normed, None, attention_mask, rotary, cache, output_attentions
+        read = self.before(hidden, self.attention_norm)
+        update, weights, cached = self.attention(read, None, attention_mask, rotary, cache, output_attentions)
+        hidden = self.after(hidden, update, self.attention_norm)  # (batch, time, d_model)
+        cross_weights = None
+        if self.cross_attention is not None and self.cross_norm is not None:
+            read = self.before(hidden, self.cross_norm)
+            update, cross_weights, _ = self.cross_attention(
+                read, context, context_mask, output_attentions=output_attentions
             )
-            return output
-
-        def look_across(normed: Tensor) -> Tensor:
-            assert self.cross_attention is not None
-            output, kept["cross"], _ = self.cross_attention(
-                normed, context, context_mask, output_attentions=output_attentions
-            )
-            return output
-
-        hidden = self.residual(hidden, self.attention_norm, attend)
-        if self.cross_norm is not None:
-            hidden = self.residual(hidden, self.cross_norm, look_across)
-        hidden = self.residual(hidden, self.feed_forward_norm, self.feed_forward)
-        return hidden, kept["cache"], kept["self"], kept["cross"]
+            hidden = self.after(hidden, update, self.cross_norm)  # (batch, time, d_model)
+        update = self.feed_forward(self.before(hidden, self.feed_forward_norm))
+        return self.after(hidden, update, self.feed_forward_norm), cached, weights, cross_weights
 
 
 @dataclass
@@ -303,15 +298,15 @@ class Stack(nn.Module):
         cos, sin = rotary(position_ids, self.config.d_head, self.config.rope_base)  # (batch or 1, time, d_head)
         return cos[:, None].to(embeddings), sin[:, None].to(embeddings)
 
-    def cached_tokens(self, past_key_values: Cache | None, batch: int) -> int:
+    def cached_tokens(self, past_key_values: Cache | None, batch_size: int) -> int:
         """Return how many earlier tokens the cache holds; refuse one that is not of this model and batch."""
         if past_key_values is None:
             return 0
-        layers, held = len(past_key_values), len(past_key_values[0][0]) if past_key_values else batch
-        if (layers, held) != (len(self.blocks), batch):
+        layers, held = len(past_key_values), len(past_key_values[0][0]) if past_key_values else batch_size
+        if (layers, held) != (len(self.blocks), batch_size):
             raise ValueError(
                 f"past_key_values has {layers} layers for a batch of {held}, the model {len(self.blocks)} layers and "
-                f"the tokens a batch of {batch}: pass on what the last call with these sequences returned"
+                f"the tokens a batch of {batch_size}: pass on what the last call with these sequences returned"
             )
         return past_key_values[0][0].shape[2]
 

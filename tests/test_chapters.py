@@ -31,6 +31,12 @@ def test_book_as_a_whole():
     assert rules.book_problems() == []
 
 
+def test_every_chapter_and_part_stands_in_the_lists_that_are_written_by_hand():
+    problems = rules.unlisted()
+    if problems:
+        pytest.fail("\n".join(problems), pytrace=False)
+
+
 # --- each rule fails on a chapter made to break it ------------------------------------------------------------------
 
 
@@ -119,6 +125,11 @@ BAD = [
     (rules.set_up_cell, change_cell(1, source=f"%pip install git+{ADDRESS}"), "installs unconditionally"),
     (rules.set_up_cell, tag_twice, "more than one cell"),
     (rules.recorded_code, change_cell(3, source="plot(2)"), "the code changed since it was executed"),
+    (
+        rules.reads_only_the_package,
+        change_cell(3, source='x = 1\npath = Path("../../llmbook/results/a.json")'),
+        'code cell 2 reaches out of its folder: path = Path("../../llmbook/results/a.json")',
+    ),
     (rules.figures_described, change_cell(3, metadata={}), "code cell 2 draws a figure without alternative text"),
     (rules.figures_described, add("![](figure.png)"), "image figure.png has no alternative text"),
     (rules.figures_described, add('Text <img src="figure.png"> text'), '<img src="figure.png"> has no alternative'),
@@ -126,6 +137,12 @@ BAD = [
         rules.figures_described,
         change_cell(3, outputs=[new_output("display_data", data={"text/html": "<div><svg width='3'></svg></div>"})]),
         "<svg width='3'> has no alternative text",
+    ),
+    (rules.described_figures_drawn, change_cell(3, outputs=[]), "code cell 2 describes a figure"),
+    (
+        rules.described_figures_drawn,
+        change_cell(3, outputs=[new_output("execute_result", data={"text/html": "<table></table>"})]),
+        "its stored outputs show none",
     ),
     (rules.cited_work_in_bibliography, add("[x](https://arxiv.org/abs/1706.03762)"), "1706.03762 is not in"),
     (rules.cited_work_in_bibliography, add("[x](https://doi.org/10.1/zz)"), "https://doi.org/10.1/zz is not in"),
@@ -140,7 +157,31 @@ BAD = [
         "3 exercises; a chapter has 4 to 8",
     ),
     (rules.outputs_compared, change_cell(3, source="plot()"), "no cell is marked"),
+    (
+        rules.definitions_say_where_kept,
+        change_cell(3, source="# kept in llmbook.attention\ndef attend(query):\n    return query"),
+        "attend is said to be kept as llmbook.attention.attend, which is no public name",
+    ),
+    (
+        rules.definitions_say_where_kept,
+        change_cell(
+            3, source="from llmbook import tokenization\n\ndef viterbi(word): ...\n\ntokenization.viterbi('a')"
+        ),
+        "the chapter defines viterbi and takes llmbook.tokenization.viterbi: write `# kept in llmbook.tokenization`",
+    ),
 ]
+
+
+def test_definition_says_where_the_package_keeps_it(case):
+    code = "from llmbook import tokenization\n\n{}def viterbi(word): ...\n\ntokenization.viterbi('a')"
+    cell = case.notebook.cells[3]
+    for line in ("# kept in llmbook.tokenization\n", "# kept in llmbook.tokenization.viterbi\n@cache\n"):
+        cell.source = code.format(line)
+        assert rules.definitions_say_where_kept(case) == []
+    cell.source = code.format("")
+    assert len(rules.definitions_say_where_kept(case)) == 1
+    cell.metadata["tags"] = ["engine"]
+    assert rules.definitions_say_where_kept(case) == [], "a record carries a hash of such a cell"
 
 
 @pytest.mark.parametrize(
@@ -163,6 +204,19 @@ def test_budget_is_kept(case, measurement, message):
     assert message in rules.within_budget(dataclasses.replace(case, measurement=measurement))[0]
 
 
+@pytest.mark.parametrize(
+    ("source", "kept"),
+    [
+        ("if record:\n    table = 1\n\n    plot(table)", True),
+        ("if record:\n    table = 1\nplot(table)", False),
+        ("plot(1)", False),
+    ],
+)
+def test_figure_may_wait_for_its_record(case, source, kept):
+    case.notebook.cells[3].update(source=source, outputs=[])
+    assert (rules.described_figures_drawn(case) == []) == kept
+
+
 def test_every_rule_is_seen_failing():
     assert {rule for rule, _, _ in BAD} | {rules.within_budget} == set(rules.RULES)
 
@@ -176,6 +230,40 @@ def test_strays_and_the_total_are_seen(tmp_path):
     assert "notebooks/en/01-one.ipynb has no manuscript" in orphan
     assert "en/09-gone, which is no chapter" in gone
     assert "all chapters take 2000 s with 2 workers; they have 1500 s" in total
+
+
+TOC = """\
+root: book/en/index
+parts:
+  - caption: Using this book
+    chapters: [{file: book/en/run}]
+  - caption: I · Counting
+    chapters: [{file: notebooks/en/01-one}]
+"""
+
+
+def test_a_chapter_or_part_that_a_list_forgets_is_named_with_the_file_and_the_line_to_add(tmp_path):
+    pages = tmp_path / "book" / "en"
+    pages.mkdir(parents=True)
+    (tmp_path / "_toc.yml").write_text(TOC, encoding="utf-8")
+    (pages / "01-one.md").write_text("# Words\n", encoding="utf-8")
+    link = "[Words](../../notebooks/en/01-one.ipynb)"
+    (pages / "index.md").write_text(f"- **I. Counting** Words.\n  1. {link}\n", encoding="utf-8")
+    (pages / "sources.md").write_text(link.replace(".ipynb", ".ipynb#words"), encoding="utf-8")
+    (pages / "teaching.md").write_text(f"| 1 | {link} |", encoding="utf-8")
+    (tmp_path / "README.md").write_text("So far:\n*Counting*.", encoding="utf-8")
+    assert rules.unlisted(tmp_path) == []
+    (tmp_path / "_toc.yml").write_text(TOC + "  - {caption: II · More, chapters: []}\n", encoding="utf-8")
+    (pages / "02-two.md").write_text("# Sums\n", encoding="utf-8")
+    link = "[Sums](../../notebooks/en/02-two.ipynb)"
+    assert rules.unlisted(tmp_path) == [
+        "_toc.yml lacks a chapter: add `- file: notebooks/en/02-two` to its part",
+        f"book/en/index.md lacks a chapter: add `2. {link}`",
+        f"book/en/sources.md lacks a chapter: add `| the sections of the sources | the topic | {link} |`",
+        f"book/en/teaching.md lacks a chapter: add `{link} to a week of the plan`",
+        "README.md lacks a part: add a sentence on `*More*`",
+        "book/en/index.md lacks a part: add `- **II. More** what it is about`",
+    ]
 
 
 def test_missing_notebook_is_named(tmp_path):

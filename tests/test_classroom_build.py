@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -305,12 +306,12 @@ def test_the_books_own_grader_agrees(name, tmp_path):
     for student, answers in {"solved": build.solutions(assignment), "untouched": {}, "mistaken": mistakes}.items():
         build.write_notebook(build.student_notebook(assignment, answers, student), tmp_path / f"{student}.ipynb")
     marks = {}
-    settings = grading.Settings(seed=5, unsafe=True)  # the notebooks are ours
+    settings = grading.GradingSettings(seed=5, unsafe=True)  # the notebooks are ours
 
     def done(record):
         marks[record.student] = (record.status, record.earned)
 
-    grading.grade_all(submissions.find(tmp_path), assignment, settings, 1, done)
+    grading.grade_all(submissions.find_submissions(tmp_path), assignment, settings, 1, done)
     assert marks == {"solved": ("graded", assignment.points), "untouched": ("graded", 0), "mistaken": ("graded", 0)}
 
 
@@ -319,7 +320,10 @@ def test_make_assignments_writes_everything(environment, monkeypatch, tmp_path, 
 
     monkeypatch.setattr(assignments, "FOLDER", tmp_path / "out")
     monkeypatch.setattr(assignments, "ROOT", tmp_path)
-    monkeypatch.setattr(assignments.source, "find_all", lambda: [source.find("03")])
+    monkeypatch.setattr(assignments, "SOURCES", tmp_path / "assignments")
+    (tmp_path / "assignments").mkdir()
+    assert assignments.main() == 1 and "a source is called NN-name.md" in capsys.readouterr().err
+    shutil.copy(source.find("03"), tmp_path / "assignments")
     assert assignments.main() == 0
     written = [Path(line).as_posix() for line in capsys.readouterr().out.split()]
     assert written == [

@@ -43,6 +43,18 @@ def unsafe(course, *more):
     return main(["grade", *words(course, "--unsafe-no-sandbox", *more)])
 
 
+def test_an_installed_package_grades_a_source_by_its_path_and_says_what_it_needs_for_a_name(
+    course, capsys, monkeypatch
+):
+    monkeypatch.setattr("llmbook.classroom.source.FOLDER", course / "site-packages" / "assignments")
+    monkeypatch.chdir(course / "class")
+    hand_in(course, ann=notebook())
+    assert unsafe(course) == 0
+    assert main(["grade", str(course / "class"), "--assignment", "03", "--out", str(course / "out")]) == 2
+    told = capsys.readouterr().err
+    assert "no assignment is called '03' in" in told and "/a/folder/NN-name.md" in told
+
+
 def test_a_later_failure_takes_the_earlier_mark_away(course, capsys):
     hand_in(course, ann=notebook(), bob=notebook(STARTERS))
     assert unsafe(course) == 0

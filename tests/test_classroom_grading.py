@@ -17,7 +17,7 @@ from llmbook.classroom import build, feedback, grading, sandbox, source, submiss
 from llmbook.classroom.desk import Desk, file_name, standing
 
 LIMITS = sandbox.Limits(seconds=60, question_seconds=30)
-SETTINGS = grading.Settings(seed=3, limits=LIMITS, unsafe=True)
+SETTINGS = grading.GradingSettings(seed=3, limits=LIMITS, unsafe=True)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def expected(assignment):
 def graded(folder, assignment, expected, content):
     path = folder / "Ann.ipynb"
     path.write_text(content)
-    (submission,) = submissions.find(folder)
+    (submission,) = submissions.find_submissions(folder)
     return grading.grade(submission, assignment, expected, SETTINGS)
 
 
@@ -120,23 +120,23 @@ def test_marks_are_kept_and_failures_are_tried_again(tmp_path, assignment):
     place = class_of(tmp_path / "class", Ann=notebook(), Bob=notebook({"q2": None}))
     desk = Desk(tmp_path / "out", assignment)
     records = []
-    grading.grade_all(submissions.find(place), assignment, SETTINGS, 2, records.append)
+    grading.grade_all(submissions.find_submissions(place), assignment, SETTINGS, 2, records.append)
     for record in records:
         desk.store(record)
     assert {record.student: record.status for record in records} == {"Ann": "graded", "Bob": "failed"}
-    settled, pending, changed = standing(desk, submissions.find(place), SETTINGS)
+    settled, pending, changed = standing(desk, submissions.find_submissions(place), SETTINGS)
     assert settled["Ann"] == desk.load("Ann") and [s.student for s in pending] == ["Bob"] and changed == []
     class_of(place, Ann=notebook(STARTERS))
-    settled, pending, changed = standing(desk, submissions.find(place), SETTINGS)
+    settled, pending, changed = standing(desk, submissions.find_submissions(place), SETTINGS)
     assert settled == {} and [s.student for s in changed] == ["Ann"]
     class_of(place, Ann=notebook())
     other = dataclasses.replace(SETTINGS, seed=9)
-    assert standing(desk, submissions.find(place), other)[0] == {}
+    assert standing(desk, submissions.find_submissions(place), other)[0] == {}
 
 
 def test_a_damaged_record_is_no_mark(tmp_path, assignment):
     desk = Desk(tmp_path, assignment)
-    desk.store(grading.Record("Ann", "Ann", "a", "graded"))
+    desk.store(grading.StudentRecord("Ann", "Ann", "a", "graded"))
     for text in ("", "[]", "{}", '{"marks": 5}'):
         (tmp_path / "records" / "Ann.json").write_text(text)
         assert desk.load("Ann") is None
@@ -160,11 +160,11 @@ def test_a_page_escapes_what_students_wrote_and_shows_no_hidden_test(tmp_path, a
     evil = '</pre><script>alert(1)</script>\x1b[2J\u202e"'
     answer = f"print({evil!r})\ndef total(x):\n    raise ValueError({evil!r} + repr(x)[:1])"
     record = graded(tmp_path, assignment, expected, notebook({"q2": answer}))
-    page = feedback.page(dataclasses.replace(record, name=evil, student=evil), assignment)
+    page = feedback.feedback_page(dataclasses.replace(record, name=evil, student=evil), assignment)
     assert "<script" not in page and "\x1b" not in page and "\u202e" not in page
     assert page.count("</pre>") == 1 and "default-src 'none'" in page and 'lang="en"' in page
     assert SECRET not in page and "default_rng" not in page and "http" not in page.replace("http-equiv", "")
-    failed = feedback.page(grading.Record("a", "a", "a", "failed", "<b>"), assignment)
+    failed = feedback.feedback_page(grading.StudentRecord("a", "a", "a", "failed", "<b>"), assignment)
     assert "Not graded: &lt;b&gt;" in failed and "points" not in failed
 
 
@@ -173,12 +173,12 @@ import json, sys, time
 from pathlib import Path
 from nbgrader.api import Gradebook
 from llmbook.classroom import gradebook, source
-from llmbook.classroom.grading import Mark, Record
+from llmbook.classroom.grading import Mark, StudentRecord
 assignment = source.read(Path(sys.argv[1]))
 path = Path(sys.argv[2])
 def record(student, status="graded", earned=(2, 3, 1)):
     marks = tuple(Mark(q.id, q.title, q.points, e) for q, e in zip(assignment.questions, earned))
-    return Record(student, student, student, status, "a reason", marks if status == "graded" else ())
+    return StudentRecord(student, student, student, status, "a reason", marks if status == "graded" else ())
 def state():
     with Gradebook(f"sqlite:///{path}") as book:
         found = book.assignment_submissions("99-tests")

@@ -189,9 +189,28 @@ def test_a_missing_or_foreign_file_is_named(tmp_path, write):
 def test_an_assignment_is_found_by_number_or_name(write):
     path = write(GOOD)
     for number in ("07", "7", "07-doubling"):
-        assert source.find(number, path.parent) == path
-    with pytest.raises(ValueError, match="no assignment is called '8'; known: 07-doubling"):
-        source.find("8", path.parent)
+        assert source.find_assignment(number, path.parent) == path
+    with pytest.raises(ValueError, match=r"no assignment is called '8' in .*; known: 07-doubling\. Give the path"):
+        source.find_assignment("8", path.parent)
+
+
+def test_an_assignment_is_found_here_first_and_then_in_the_repository_of_the_package(tmp_path, write, monkeypatch):
+    monkeypatch.setattr(source, "FOLDER", write(GOOD).parent)
+    monkeypatch.chdir(tmp_path)
+    assert source.find_assignment("07") == source.FOLDER / "07-doubling.md"
+    own = tmp_path / "assignments" / "07-our-own.md"
+    own.parent.mkdir(exist_ok=True)
+    own.write_text(GOOD)
+    assert source.find_assignment("07") == own
+
+
+def test_without_a_repository_the_error_names_the_folders_and_what_to_give(tmp_path, monkeypatch):
+    monkeypatch.setattr(source, "FOLDER", tmp_path / "site-packages" / "assignments")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError) as error:
+        source.find_assignment("03")
+    told = str(error.value)
+    assert f"{tmp_path / 'assignments'} or {source.FOLDER}; known: none" in told and "NN-name.md" in told
 
 
 def test_a_students_name_goes_into_the_set_up_cell_as_a_string(write):

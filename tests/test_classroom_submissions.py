@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from submitting import ANSWERS, notebook
 
 from llmbook.classroom import source, submissions
-from llmbook.classroom.submissions import SubmissionError, answers, find
+from llmbook.classroom.submissions import SubmissionError, answers, find_submissions
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def put(path, content=None):
 )
 def test_platforms_names_are_understood(tmp_path, name, student, who):
     put(tmp_path / name)
-    (found,) = find(tmp_path)
+    (found,) = find_submissions(tmp_path)
     assert (found.student, found.name, found.problem) == (student, who, None)
     assert found.content() == notebook().encode()
 
@@ -48,7 +48,7 @@ def test_platforms_names_are_understood(tmp_path, name, student, who):
 def test_the_students_part_of_a_name_does_not_decide_whose_it_is(tmp_path):
     put(tmp_path / "Eve_5_assignsubmission_file_Ann_100_assignsubmission_file_a.ipynb")
     put(tmp_path / "eve_6_7_ann_100_200_a.ipynb")
-    assert [found.student for found in find(tmp_path)] == ["5", "6"]
+    assert [found.student for found in find_submissions(tmp_path)] == ["5", "6"]
 
 
 def test_a_whole_class_may_come_as_one_archive(tmp_path):
@@ -56,7 +56,7 @@ def test_a_whole_class_may_come_as_one_archive(tmp_path):
         file.writestr("Ann_1_assignsubmission_file_/a.ipynb", notebook())
         file.writestr("Bob_2_assignsubmission_file_/../../etc/a.ipynb", notebook())
         file.writestr("Cyn_3_assignsubmission_file_/essay.pdf", "pdf")
-    ann, bob, cyn = find(tmp_path / "class.zip")
+    ann, bob, cyn = find_submissions(tmp_path / "class.zip")
     assert ann.content() == notebook().encode()
     assert "leads out" in bob.problem and "not a notebook" in cyn.problem
 
@@ -64,14 +64,14 @@ def test_a_whole_class_may_come_as_one_archive(tmp_path):
 def test_what_a_platform_exports_beside_the_notebook_is_left_alone(tmp_path):
     put(tmp_path / "Ann_1_assignsubmission_file_" / "a.ipynb")
     put(tmp_path / "Ann_1_assignsubmission_onlinetext_" / "onlinetext.html", "hello")
-    (found,) = find(tmp_path)
+    (found,) = find_submissions(tmp_path)
     assert found.problem is None
 
 
 def test_two_notebooks_of_one_student_are_nobodys_mark(tmp_path):
     put(tmp_path / "ann.ipynb")
     put(tmp_path / "Ann" / "a.ipynb")
-    (found,) = find(tmp_path)
+    (found,) = find_submissions(tmp_path)
     assert "2 submissions of one student" in found.problem
     with pytest.raises(SubmissionError):
         found.content()
@@ -80,14 +80,14 @@ def test_two_notebooks_of_one_student_are_nobodys_mark(tmp_path):
 @pytest.mark.parametrize("name", ["essay.pdf", "a b.ipynb", "-.-|.ipynb"])
 def test_other_files_have_a_reason(tmp_path, name):
     put(tmp_path / name)
-    assert find(tmp_path)[0].problem
+    assert find_submissions(tmp_path)[0].problem
 
 
 def test_a_place_without_submissions_is_said_so(tmp_path):
     with pytest.raises(ValueError, match="no submissions"):
-        find(tmp_path)
+        find_submissions(tmp_path)
     with pytest.raises(ValueError, match="neither a folder"):
-        find(tmp_path / "none")
+        find_submissions(tmp_path / "none")
 
 
 @pytest.mark.parametrize("bare", [False, True])
@@ -165,7 +165,7 @@ def test_a_list_gives_ids_their_names(tmp_path):
     put(tmp_path / "class" / "s1.ipynb")
     put(tmp_path / "class" / "s2.ipynb")
     put(tmp_path / "names.csv", "student,name\ns1,Jane Doe\n")
-    found = submissions.named(find(tmp_path / "class"), tmp_path / "names.csv")
+    found = submissions.named(find_submissions(tmp_path / "class"), tmp_path / "names.csv")
     assert [(one.student, one.name) for one in found] == [("s1", "Jane Doe"), ("s2", "s2")]
     put(tmp_path / "names.csv", "id,who\n")
     with pytest.raises(ValueError, match="columns `student` and `name`"):
@@ -174,10 +174,10 @@ def test_a_list_gives_ids_their_names(tmp_path):
 
 def test_a_locked_archive_is_refused(tmp_path, monkeypatch):
     put(tmp_path / "ann" / "x.zip", "not an archive")
-    (found,) = find(tmp_path)
+    (found,) = find_submissions(tmp_path)
     with pytest.raises(SubmissionError, match="not a zip"):
         found.content()
     monkeypatch.setattr(submissions, "LARGEST", 10)
     put(tmp_path / "bob.ipynb")
     with pytest.raises(SubmissionError, match="larger than"):
-        find(tmp_path)[1].content()
+        find_submissions(tmp_path)[1].content()

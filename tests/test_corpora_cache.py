@@ -252,7 +252,7 @@ def test_a_builder_killed_while_it_writes_leaves_nothing_for_ever(tmp_path, monk
 def test_a_builder_killed_while_it_reads_leaves_no_process(folder, tmp_path):
     (folder / "slow.py").write_text("x = 1\n" * 20_000)
     script = "import sys, pathlib\nfrom llmbook.corpora import _pydocs\n"
-    script += "print(flush=True)\ndocuments._pydocs({str(n): pathlib.Path(sys.argv[1]) for n in range(20)})"
+    script += "print(flush=True)\n_pydocs._pydocs({str(n): pathlib.Path(sys.argv[1]) for n in range(20)})"
     killed = start(script, str(folder))
     killed.stdout.readline()
     deadline = time.monotonic() + 30

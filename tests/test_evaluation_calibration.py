@@ -39,7 +39,7 @@ def test_error_by_hand():
 
 
 def test_a_calibrated_model_shows_an_error_that_falls_with_items():
-    few, many = (calibration.error_of_calibrated(RNG.random(n), draws=100).mean() for n in (50, 5000))
+    few, many = (calibration.error_of_calibrated(RNG.random(n), resamples=100).mean() for n in (50, 5000))
     assert few > 0.06 > 0.03 > many > 0
 
 

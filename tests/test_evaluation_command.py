@@ -87,7 +87,7 @@ def test_a_record_has_all_that_is_needed_to_read_it_and_scores_like_the_function
     assert {"torch", "transformers", "python"} <= set(record["key"]["versions"])
     assert record["model"]["sha256"] == hash_model(folder) and record["model"]["kind"] == "causal"
     colours, written, text = record["results"]
-    model, tokenizer = hub.load(folder).float(), tokenization.load_tokenizer("gpt")
+    model, tokenizer = hub.pretrained(folder)
     assert colours["score"] == scoring.score_choices(model, tokenizer, BENCHMARKS["colours"]).accuracy()
     assert written["score"] == scoring.score_generation(model, tokenizer, BENCHMARKS["written"]).accuracy()
     assert colours["version"] == BENCHMARKS["colours"].version and colours["chance"] == 0.25

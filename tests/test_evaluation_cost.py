@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ch17_cost as benchmark
-from llmbook import hub
+from llmbook import hub, scaling
 from llmbook.evaluation import cost
 from llmbook.transformer import Decoder, Encoder, TransformerConfig
 
@@ -26,14 +26,14 @@ def test_the_formula_is_what_the_cache_takes(dtype, batch, length):
     model = decoder().to(dtype)
     cache = model(torch.zeros(batch, length, dtype=torch.long), use_cache=True).past_key_values
     size = torch.finfo(dtype).bits // 8
-    assert cost.measured_cache_bytes(cache) == cost.cache_bytes(model.config, batch, length, size)
+    assert cost.measured_cache_bytes(cache) == scaling.cache_bytes(model.config, batch, length, size)
 
 
 def test_the_cache_of_transformers_takes_the_same():
     model = decoder()
     cache = hub.to_hf(model)(torch.zeros(2, 9, dtype=torch.long), use_cache=True).past_key_values
     pairs = [(layer.keys, layer.values) for layer in cache.layers]
-    assert cost.measured_cache_bytes(pairs) == cost.cache_bytes(model.config, 2, 9)
+    assert cost.measured_cache_bytes(pairs) == scaling.cache_bytes(model.config, 2, 9)
 
 
 def test_tied_weights_count_once():
@@ -43,7 +43,7 @@ def test_tied_weights_count_once():
 
 
 def test_a_generation_is_timed_with_medians_of_both_phases():
-    timing = cost.time_generation(decoder(), torch.zeros(2, 5, dtype=torch.long), new=4, repeats=3)
+    timing = cost.time_generation(decoder(), torch.zeros(2, 5, dtype=torch.long), max_new_tokens=4, repeats=3)
     assert (timing.batch, timing.prompt, timing.new) == (2, 5, 4)
     assert timing.first_token > 0 and timing.per_token > 0
     assert np.isclose(timing.throughput, 8 / (timing.first_token + 3 * timing.per_token))
@@ -54,7 +54,7 @@ def test_the_peak_holds_the_cache_and_the_logits_and_grows_with_the_prompt():
     small, large = (torch.zeros(2, length, dtype=torch.long) for length in (32, 128))
     peaks = [cost.peak_bytes(model, ids) for ids in (small, large)]
     for ids, peak in zip((small, large), peaks, strict=True):
-        assert peak >= cost.cache_bytes(model.config, *ids.shape) + ids.numel() * 50 * 4
+        assert peak >= scaling.cache_bytes(model.config, *ids.shape) + ids.numel() * 50 * 4
     assert 3 < peaks[1] / peaks[0] < 5
 
 
@@ -87,7 +87,7 @@ def test_the_benchmark_measures_what_it_says(tmp_path, monkeypatch):
         (lambda: cost.time_generation(Encoder(TransformerConfig.bert(9, d_model=8)), torch.zeros(1, 1), 2), "Encoder"),
         (lambda: cost.time_generation(decoder(), torch.zeros(1, 0).long(), 2), "at least one token"),
         (lambda: cost.time_generation(decoder(), torch.zeros(1, 2).long(), 1), "2 or more"),
-        (lambda: cost.cache_bytes(decoder().config, 0, 5), "1 or more"),
+        (lambda: scaling.cache_bytes(decoder().config, 0, 5), "1 or more"),
         (lambda: cost.cheapest([1, 2], [1]), "one of each"),
         (lambda: cost.cheapest([], []), "one of each"),
     ],

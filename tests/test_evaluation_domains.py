@@ -68,7 +68,7 @@ def test_too_little_text_is_refused() -> None:
 
 
 def test_words_have_no_digits_and_keep_inner_marks() -> None:
-    assert domains.words("The add_edge of G2: don't, in-degree 42 (naïve).") == [
+    assert domains.vocabulary_words("The add_edge of G2: don't, in-degree 42 (naïve).") == [
         "the", "add_edge", "of", "g", "don't", "in-degree", "naïve"]  # fmt: skip
 
 

@@ -295,7 +295,7 @@ def test_the_held_out_documents_are_those_of_chapter_one():
 
 
 def test_the_shipped_model_reads_better_with_more_context_and_the_convention_is_seen_in_the_number():
-    model, tokenizer = hub.load(hub.shipped("pydocs-gpt")).float(), tokenization.load_tokenizer("gpt")
+    model, tokenizer = hub.pretrained("pydocs-gpt")
     texts = [text for text in corpora.held_out() if len(text) > 2000][:3]
     book, apart = (
         score_texts(model, tokenizer, texts, convention).bits_per_byte

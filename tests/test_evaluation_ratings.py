@@ -76,7 +76,7 @@ def test_many_judgements_recover_the_true_strengths():
 def test_intervals_hold_the_true_strengths_as_often_as_they_say():
     truth, hits = STRENGTHS - STRENGTHS.mean(), []
     for seed in range(40):
-        fits = ratings.bootstrap(drawn(400, 100 + seed), resamples=100, seed=seed)
+        fits = ratings.bootstrap_fits(drawn(400, 100 + seed), resamples=100, seed=seed)
         low, high = ratings.intervals(fits, 0.9).T
         hits += list((low <= truth) & (truth <= high))
     assert binomtest(sum(hits), len(hits), 0.9).proportion_ci(0.999).high > 0.88 and np.mean(hits) < 0.97
@@ -98,7 +98,7 @@ def test_elo_moves_by_hand():
 
 def test_a_bootstrap_of_the_same_seed_is_the_same_and_its_middle_is_the_fit():
     games = drawn(500, 6)
-    one, two = (np.stack([fit.strengths for fit in ratings.bootstrap(games, 200, 7)]) for _ in range(2))
+    one, two = (np.stack([fit.strengths for fit in ratings.bootstrap_fits(games, 200, 7)]) for _ in range(2))
     assert np.array_equal(one, two)
     assert np.allclose(one.mean(0), bradley_terry(games).strengths, atol=0.06)
 
@@ -141,7 +141,7 @@ def test_a_prior_keeps_finite_what_has_no_maximum():
         (lambda: bradley_terry(Comparisons([0, 0], [1, 1], [1, 0], 2), position=True), "one order only"),
         (lambda: bradley_terry(drawn(50, 0), ties="thirds"), "half, davidson"),
         (lambda: bradley_terry(drawn(50, 0), prior=-1), "from 0 up"),
-        (lambda: ratings.bootstrap(drawn(50, 0), 0), "from 1 up"),
+        (lambda: ratings.bootstrap_fits(drawn(50, 0), 0), "from 1 up"),
         (lambda: ratings.intervals([], 2), "between 0 and 1"),
         (lambda: ratings.elo(drawn(50, 0), k=0), "above 0"),
         (lambda: ratings.judgements_needed(0.5), "other than 0.5"),

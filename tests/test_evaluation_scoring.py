@@ -18,7 +18,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def gpt():
-    return hub.load(hub.shipped("pydocs-gpt")).float()
+    return hub.pretrained("pydocs-gpt")[0]
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_the_harness_gives_the_same_numbers_for_two_kinds_of_models(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     chosen = [*benchmarks.values(), benchmarks["section"].with_template("channel")]
     tasks = harness.write_tasks(tmp_path, chosen)
-    theirs = AutoModelForCausalLM.from_pretrained(hub.shipped("pydocs-gpt"), dtype="float32")
+    theirs = AutoModelForCausalLM.from_pretrained(hub.model_folder("pydocs-gpt"), dtype="float32")
     for ours, given in ((gpt, theirs), (other, other)):
         found = harness.run(given, tokenizer, tmp_path, tasks, shots)
         for name, benchmark in zip(tasks, chosen, strict=True):

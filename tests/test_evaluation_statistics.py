@@ -24,6 +24,19 @@ def test_wilson_interval_is_scipys_and_holds_the_share(count, data):
     assert 0 <= found.low <= found.mean <= found.high <= 1 or math.isclose(found.low, found.mean, abs_tol=1e-9)
 
 
+@given(st.lists(st.floats(-100, 100), min_size=2, max_size=12))
+def test_seed_interval_is_scipys_for_any_number_of_seeds(values):
+    mean, half = statistics.seed_interval(values)
+    theirs = stats.ttest_1samp(values, 0).confidence_interval() if np.std(values) else (mean, mean)
+    assert_allclose((mean - half, mean + half), tuple(theirs), atol=1e-9)
+
+
+@pytest.mark.parametrize(("values", "message"), [([0.5], "at least two"), ([], "at least two"), ([1, math.nan], "NaN")])
+def test_seed_interval_refuses_what_has_no_spread(values, message):
+    with pytest.raises(ValueError, match=message):
+        statistics.seed_interval(values)
+
+
 @pytest.mark.parametrize("kind", ["binary", "graded"])
 def test_bootstrap_agrees_with_scipys(kind):
     rng = np.random.default_rng(0)

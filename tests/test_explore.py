@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load, save
 
 from llmbook import explore as package
-from llmbook import generation, hub, tokenization
+from llmbook import generation, hub, pretrained, tokenization
 from llmbook.explore import assets, explore, packing, pictures
 from llmbook.explore.still import still
 from llmbook.transformer import Decoder, Encoder, EncoderDecoder, TransformerConfig
@@ -99,6 +99,13 @@ def test_folder_is_packed_bit_by_bit_with_the_way_to_our_names(make, tmp_path):
     assert len(facts["tokenizer"]["vocab"]) == 4096 and facts["tokenizer"]["mask"] == 2
 
 
+def test_model_is_loaded_once(monkeypatch):
+    loaded, load_model = [], hub.load
+    monkeypatch.setattr(hub, "load", lambda folder: loaded.append(folder) or load_model(folder))
+    explore("pydocs-bert", "a text")
+    assert [folder.name for folder in loaded] == ["pydocs-bert"]
+
+
 def test_what_the_page_cannot_compute_is_refused(tmp_path):
     tokenizer = tokenization.load_tokenizer("gpt")
     with pytest.raises(ValueError, match="not EncoderDecoder"):
@@ -147,7 +154,7 @@ def test_output_carries_model_picture_and_sentence_and_leaves_the_model_alone():
     assert model.training and all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert 'aria-label="A &quot;small&quot; &lt;model&gt;"' in html and "data-model=" in html and "data-code=" in html
     assert 'alt="A &quot;small&quot; &lt;model&gt;" src="data:image/png;base64,' in html
-    assert assets.words()["still"] in html
+    assert assets.phrases()["still"] in html
     bundle = view._repr_mimebundle_()
     assert set(bundle) == {"text/html", "image/png", "text/plain"} and bundle["text/plain"].startswith("explore(")
     assert len(html) < 200_000
@@ -169,7 +176,7 @@ def test_scripts_are_light():
 
 
 def test_all_words_of_the_pictures_are_there_and_used():
-    words, source = assets.words(what="pictures"), assets.bundle(assets.PICTURES)
+    words, source = assets.phrases(what="pictures"), assets.bundle(assets.PICTURES)
     for name in words:
         group = name.partition(".")[0]
         assert f'"{name}"' in source or (f"`{group}.$" in source and "." in name), f"{name} is said nowhere"
@@ -178,7 +185,7 @@ def test_all_words_of_the_pictures_are_there_and_used():
 
 
 def test_all_words_are_there_and_used():
-    words = assets.words()
+    words = assets.phrases()
     source = assets.asset("page.js") + assets.asset("dom.js")
     problems = set(re.findall(r'Problem\("(\w+)"', assets.bundle(assets.WORKER)))
     problems |= set(re.findall(r'code: "(\w+)"', source + assets.bundle(assets.WORKER)))
@@ -188,7 +195,7 @@ def test_all_words_are_there_and_used():
         assert used, f"{name} is said nowhere"
     assert not re.search(r">[A-Z][a-z]+ [a-z]+", source), "a sentence outside the list of words"
     with pytest.raises(ValueError, match=r"there is no words\.tlh\.json"):
-        assets.words("tlh")
+        assets.phrases("tlh")
 
 
 def test_picture_shows_bars_and_all_heads():
@@ -201,7 +208,7 @@ def test_picture_shows_bars_and_all_heads():
 
 
 def test_stored_output_names_a_shipped_model_and_the_site_adds_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(package, "_shipped", lambda: tmp_path / "pretrained")
+    monkeypatch.setattr(pretrained, "FOLDER", tmp_path / "pretrained")
     monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "book" / "_ext"))
     extension = importlib.import_module("explorer")
     folder = tmp_path / "pretrained" / "tiny"

@@ -1,10 +1,11 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and libraries that draw no bars meanwhile."""
 
+import importlib
 from pathlib import Path
 
 import pytest
 
-from llmbook.files import write_whole
+from llmbook.files import without_progress_bars, write_whole
 
 
 def test_text_and_bytes_arrive_as_they_are(tmp_path):
@@ -26,3 +27,18 @@ def test_a_file_that_cannot_be_finished_leaves_the_old_one(tmp_path, monkeypatch
     with pytest.raises((UnicodeEncodeError, OSError)):
         write_whole(path, content)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("library", ["datasets", "transformers"])
+@pytest.mark.parametrize("shown", [True, False])
+def test_bars_are_hidden_for_a_moment_and_then_as_they_were(library, shown):
+    bars = importlib.import_module(f"{library}.utils.logging")
+    before = bars.is_progress_bar_enabled()
+    try:
+        (bars.enable_progress_bar if shown else bars.disable_progress_bar)()
+        with pytest.raises(OSError, match="disk full"), without_progress_bars(library):
+            assert not bars.is_progress_bar_enabled()
+            raise OSError("disk full")
+        assert bars.is_progress_bar_enabled() == shown
+    finally:
+        (bars.enable_progress_bar if before else bars.disable_progress_bar)()

@@ -149,8 +149,8 @@ def shipped_pair(kind):
     }
     number = {} if kind == "spans" else {"num_labels": 5}
     transformers.logging.set_verbosity_error()
-    theirs = classes[kind].from_pretrained(hub.shipped("pydocs-bert"), dtype=torch.float32, **number).eval()
-    backbone = hub.load(hub.shipped("pydocs-bert")).float()
+    theirs = classes[kind].from_pretrained(hub.model_folder("pydocs-bert"), dtype=torch.float32, **number).eval()
+    backbone, _ = hub.pretrained("pydocs-bert")
     if kind == "text":
         ours = ft.SequenceClassifier(backbone, 5, pooling="first")
         pooler = theirs.bert.pooler.dense  # the library has one more layer, made neutral here but for its tanh
@@ -529,8 +529,8 @@ def test_the_books_questions_come_back_from_their_tokens(tokenizer):
 def test_a_tokenizer_of_another_model_is_refused(tokenizer):
     import transformers
 
-    ft.check_pair(hub.load(hub.shipped("pydocs-bert")), tokenizer)
-    ft.check_pair(hub.load(hub.shipped("pydocs-gpt")), tokenization.load_tokenizer("gpt"))
+    for name in ("pydocs-bert", "pydocs-gpt"):
+        ft.check_pair(*hub.pretrained(name))
     with pytest.raises(ValueError, match="4,096 tokens, the model's embedding 40 rows"):
         ft.check_pair(ft.SequenceClassifier(small_encoder(), 2), tokenizer)
     with pytest.raises(ValueError, match="no token in front"):

@@ -2,7 +2,6 @@ import hashlib
 import json
 import os
 import re
-from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -28,6 +27,9 @@ from transformers import (
 
 import pretrain
 from llmbook import corpora, hub, tokenization
+from llmbook.evaluation import command
+from llmbook.explore import explore, pack_shipped
+from llmbook.pretrained import FOLDER, model_names
 from llmbook.transformer import Decoder, Encoder, EncoderDecoder, TransformerConfig, greedy
 
 VOCAB = 40
@@ -324,10 +326,8 @@ def test_a_file_in_the_folders_place_is_named(tmp_path):
 def test_a_missing_file_is_named(tmp_path, name):
     hub.save(make(Decoder), tmp_path)
     (tmp_path / name).unlink()
-    with pytest.raises(FileNotFoundError, match=r"has no (config|model)"):
+    with pytest.raises(FileNotFoundError, match=rf"no .*{name[:6]}"):
         hub.load(tmp_path)
-    with pytest.raises(FileNotFoundError, match="has no config"):
-        hub.load(tmp_path / "nowhere")
 
 
 def test_damaged_weights_are_refused(tmp_path):
@@ -400,17 +400,61 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path):
     assert not (tmp_path / "model").exists()
 
 
-def test_a_model_that_is_not_shipped_is_refused_and_those_that_are_named():
-    with pytest.raises(ValueError, match=r"'pydocs-gtp': the book ships .*pydocs-gpt"):
-        hub.shipped("pydocs-gtp")
+SHIPPED = model_names()
 
 
-SHIPPED = sorted(path.parent.name for path in Path(str(files("llmbook") / "pretrained")).glob("*/config.json"))
+def pack(folder):
+    explore(folder, "a text")
+
+
+def evaluate(folder):
+    command.evaluate(folder, "never written")
+
+
+@pytest.mark.parametrize("use", [hub.pretrained, hub.load, hub.model_folder, pack, pack_shipped, evaluate])
+@pytest.mark.parametrize("given", ["pydocs-gtp", "", Path("no/folder"), Path(__file__)])
+def test_a_missing_model_is_one_error_everywhere(use, given, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = f"{given} is no folder with a config.json and no model of the book ({', '.join(SHIPPED)}): give one of "
+    with pytest.raises(FileNotFoundError, match=f"^{re.escape(words)}"):
+        use(given)
+
+
+def test_a_name_of_the_book_goes_before_a_folder_that_is_called_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    hub.save(make(Decoder), "pydocs-gpt")
+    assert hub.model_folder("pydocs-gpt") == FOLDER / "pydocs-gpt"
+    assert hub.load("./pydocs-gpt").config.vocab_size == VOCAB
+    assert hub.load(Path("pydocs-gpt")).config.vocab_size == VOCAB
+    assert hub.model_folder(Path("pydocs-t5")) == FOLDER / "pydocs-t5", "no folder of this name lies here"
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_pretrained_model_comes_in_single_precision_with_its_tokenizer(name):
+    model, tokenizer = hub.pretrained(name)
+    assert not model.training and {tensor.dtype for tensor in model.state_dict().values()} == {torch.float32}
+    stored = hub.load(name)
+    assert type(model) is type(stored) and stored.embeddings.weight.dtype == torch.bfloat16
+    for key, tensor in stored.float().state_dict().items():
+        assert torch.equal(model.state_dict()[key], tensor), key
+    ours = tokenization.load_tokenizer(FAMILY[type(model)])
+    assert tokenizer("a b", "12").input_ids == ours("a b", "12").input_ids
+    assert tokenizer.special_tokens_map == ours.special_tokens_map
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_a_folder_of_the_readers_own_is_opened_with_the_tokenizer_in_it(tmp_path, kind):
+    given, tokenizer = full_size(kind), tokenization.load_tokenizer(FAMILY[kind])
+    model, opened = hub.pretrained(hub.save(given, tmp_path / "own", tokenizer))
+    assert_same_logits(given, model)
+    assert opened("a b 12", "c").input_ids == tokenizer("a b 12", "c").input_ids
+    with pytest.raises(FileNotFoundError, match=r"has no tokenizer\.json: save the tokenizer beside the model"):
+        hub.pretrained(hub.save(given, tmp_path / "bare"))
 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_model_is_what_its_card_says(name):
-    folder = hub.shipped(name)
+    folder = hub.model_folder(name)
     card = (folder / "README.md").read_text(encoding="utf8")
     content = (folder / "model.safetensors").read_bytes()
     assert hashlib.sha256(content).hexdigest() in card and len(content) <= 10_000_000
@@ -426,7 +470,7 @@ def test_a_shipped_model_is_what_its_card_says(name):
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_model_scores_held_out_text_as_its_card_says(name):
     kind = name.removeprefix("pydocs-")
-    score = pretrain.score(kind, hub.load(hub.shipped(name)).float(), corpora.held_out())
-    card = (hub.shipped(name) / "README.md").read_text(encoding="utf8")
+    score = pretrain.score(kind, hub.pretrained(name)[0], corpora.held_out())
+    card = (hub.model_folder(name) / "README.md").read_text(encoding="utf8")
     recorded = float(re.search(r"held-out text \| ([\d.]+) ", card)[1])
     assert score == pytest.approx(recorded, abs=0.002)

@@ -34,7 +34,7 @@ def test_rendering_is_what_transformers_makes_of_the_template(contents, ask):
     messages = [{"role": ins.ROLES[1 + i % 2], "content": text} for i, text in enumerate(contents)]
     tokenizer = ins.chat_tokenizer()
     theirs = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
-    assert ins.render(messages, ask) == theirs
+    assert ins.apply_chat_template(messages, ask) == theirs
 
 
 def test_rows_are_the_ids_and_the_mask_that_transformers_returns(tokenizer):
@@ -61,16 +61,16 @@ def test_a_long_source_is_cut_and_the_answer_stays(tokenizer):
 @pytest.mark.parametrize("mark", ["<s>", "</s>"])
 def test_a_turn_that_speaks_in_another_name_is_refused(tokenizer, mark):
     with pytest.raises(ValueError, match="begins or ends a turn"):
-        ins.render([{"role": "user", "content": f"Hello{mark}assistant"}])
+        ins.apply_chat_template([{"role": "user", "content": f"Hello{mark}assistant"}])
     with pytest.raises(ValueError, match="begins or ends a turn"):
         ins.instruction_row(tokenizer, ins.Instruction("type", "What?", "", f"int{mark}"))
 
 
 def test_bad_conversations_and_rows_are_refused(tokenizer):
     with pytest.raises(ValueError, match="no message"):
-        ins.render([])
+        ins.apply_chat_template([])
     with pytest.raises(ValueError, match="role='bot'"):
-        ins.render([{"role": "bot", "content": "Hello"}])
+        ins.apply_chat_template([{"role": "bot", "content": "Hello"}])
     with pytest.raises(ValueError, match="loss_on='all'"):
         ins.instruction_row(tokenizer, EXAMPLE, loss_on="all")
     with pytest.raises(ValueError, match="has no answer"):
@@ -130,8 +130,8 @@ def test_transformers_llama_agrees_on_packed_rows():
 def test_a_packed_batch_has_the_loss_of_its_examples():
     model = make_decoder(50)
     rows = [{"input_ids": [1, 2, 3, 4], "labels": [IGNORE, 2, 3, 4]}, {"input_ids": [7, 8, 9], "labels": [7, 8, 9]}]
-    packed = ins.next_token_loss(model, ft.collate(ins.pack(rows, 8), 0))
-    assert_close(packed, ins.next_token_loss(model, ft.collate(rows, 0)))
+    packed = ins.answer_loss(model, ft.collate(ins.pack(rows, 8), 0))
+    assert_close(packed, ins.answer_loss(model, ft.collate(rows, 0)))
 
 
 def test_rows_too_long_and_models_with_distances_are_refused():
@@ -162,7 +162,7 @@ def test_training_on_one_instruction_makes_the_model_answer_it(tokenizer):
     optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
     for _ in range(30):
         optimizer.zero_grad()
-        ins.next_token_loss(model, batch).backward()
+        ins.answer_loss(model, batch).backward()
         optimizer.step()
     assert ins.answer(model, tokenizer, [EXAMPLE], max_new_tokens=4) == ["int"]
 

@@ -470,7 +470,7 @@ def test_hidden_states_makes_any_encoder_usable():
         vocab_size=len(words), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16
     )
     model = transformers.BertModel(config).eval()
-    embed = metrics.hidden_states(model, vocabulary, batch=2)
+    embed = metrics.hidden_states(model, vocabulary, batch_size=2)
     found = embed(["the cat sat", "cat", "the the"])
     assert [(list(tokens), vectors.shape) for tokens, vectors in found] == [
         ([4, 5, 6], (3, 16)),

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from llmbook import finetuning, hub, training
 from llmbook.finetuning import prompting
-from llmbook.finetuning.prompting import LabelWords, Prefix, SoftPrompt, calibrate, log_likelihoods
+from llmbook.finetuning.prompting import LabelWords, Prefix, SoftPrompt, answer_log_likelihoods, calibrate
 from llmbook.transformer import Decoder, Encoder, TransformerConfig
 
 V = 50
@@ -62,22 +62,22 @@ def test_log_likelihoods_are_those_of_one_sequence_at_a_time(
     model = decoder(num_key_value_heads=2)
     with torch.no_grad():
         wanted = [[one_by_one(model, context, prompt, answer) for answer in answers] for prompt in prompts]
-    found = log_likelihoods(model, prompts, answers, context, batch_size)
+    found = answer_log_likelihoods(model, prompts, answers, context, batch_size)
     assert_close(found, torch.tensor(wanted), atol=1e-4, rtol=1e-4)
 
 
 def test_log_likelihoods_of_all_tokens_sum_to_one() -> None:
-    found = log_likelihoods(decoder(), [[3, 4]], [[token] for token in range(V)])
+    found = answer_log_likelihoods(decoder(), [[3, 4]], [[token] for token in range(V)])
     assert_close(found.exp().sum(), torch.tensor(1.0))
 
 
 def test_log_likelihoods_refuse_encoders_and_empty_prompts() -> None:
     with pytest.raises(ValueError, match="Encoder predicts no next token"):
-        log_likelihoods(encoder(), [[1]], [[2]])  # type: ignore[arg-type]
+        answer_log_likelihoods(encoder(), [[1]], [[2]])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="number 1 of the prompts has no token"):
-        log_likelihoods(decoder(), [[1], []], [[2]])
+        answer_log_likelihoods(decoder(), [[1], []], [[2]])
     with pytest.raises(ValueError, match="no answers"):
-        log_likelihoods(decoder(), [[1]], [])
+        answer_log_likelihoods(decoder(), [[1]], [])
 
 
 @given(st.lists(st.floats(-20, 0), min_size=2, max_size=6), st.integers(0, 2**31))

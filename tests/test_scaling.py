@@ -35,10 +35,10 @@ def test_one_diverged_run_hardly_moves_the_fit():
 
 
 def test_noise_gives_intervals_that_hold_the_truth():
-    laws = scaling.bootstrap(*grid(noise=0.003), draws=40)
+    laws = scaling.bootstrap_laws(*grid(noise=0.003), resamples=40)
     low, high = np.quantile([law.exponent for law in laws], (0.02, 0.98))
     assert low < LAW.exponent < high and high - low < 0.2
-    again = scaling.bootstrap(*grid(noise=0.003), draws=3)
+    again = scaling.bootstrap_laws(*grid(noise=0.003), resamples=3)
     assert again == laws[:3]  # the same seed draws the same runs
 
 
@@ -77,7 +77,7 @@ def test_runs_that_cannot_be_fitted_are_refused(columns, message):
 
 def test_a_law_in_both_needs_runs_that_differ_in_both():
     with pytest.raises(ValueError, match="at least three sizes"):
-        scaling.bootstrap(np.ones(8), np.geomspace(1, 9, 8), np.linspace(3, 2, 8))
+        scaling.bootstrap_laws(np.ones(8), np.geomspace(1, 9, 8), np.linspace(3, 2, 8))
 
 
 def test_published_models_have_their_published_numbers_of_parameters():

@@ -21,6 +21,7 @@ from playwright.sync_api import expect
 from llmbook import generation, hub, interventions, positions, tokenization
 from llmbook.attention import causal_mask, scaled_dot_product_attention
 from llmbook.explore import explore, pictures
+from llmbook.pretrained import model_names
 from llmbook.transformer import Decoder, Encoder, TransformerConfig
 from llmbook.viz import readable_tokens
 
@@ -29,8 +30,7 @@ PAGES = {
     "bert": "book/en/bert.html", "symbols": "notebooks/en/01-test.html",
 }  # fmt: skip
 PICTURES = "notebooks/en/02-test.html"
-SHIPPED = sorted(path.parent.name for path in (ROOT / "llmbook" / "pretrained").glob("pydocs-*/config.json"))
-SHIPPED = [name for name in SHIPPED if "t5" not in name]
+SHIPPED = [name for name in model_names() if "t5" not in name]
 PAGES |= {name: f"book/en/{name}.html" for name in SHIPPED}
 DTYPES = {"single": torch.float32, "half": torch.float16, "bfloat": torch.bfloat16}
 SYMBOLS = ["<s>", *"abcdefghijklmnopqrstuvwxyz"]
@@ -67,7 +67,7 @@ def make_models():
         models[name].load_state_dict(state)
     models["bert"] = lively(Encoder(bert), 1).half()
     models["symbols"] = lively(Decoder(small), 2)
-    models |= {name: hub.load(ROOT / "llmbook" / "pretrained" / name) for name in SHIPPED}
+    models |= {name: hub.load(name) for name in SHIPPED}
     return models
 
 
@@ -242,7 +242,7 @@ def test_logits_and_attention_are_those_of_python(open_page, models, name):
         assert np.allclose(answer["attention"].sum(-1), 1, atol=1e-5)
         distance = answer["logits"] - logits[place], answer["attention"] - weights
         worst = np.maximum(worst, [abs(part).max() for part in distance])
-        assert answer["tokens"] == readable_tokens(tokenizer.backend_tokenizer, ids)
+        assert answer["tokens"] == readable_tokens(tokenizer, ids)
     assert worst.max() < 1e-5, worst
     assert page.complaints == []
 
@@ -292,7 +292,7 @@ def test_ids_of_a_thousand_strings_are_those_of_python(open_page):
     page = open_page(PAGES["bfloat"])
     started(page)
     made = strings(1000)
-    backend = tokenization.load_tokenizer("gpt").backend_tokenizer
+    backend = tokenization.backend(tokenization.load_tokenizer("gpt"))
     found = page.evaluate(
         f"(texts) => {FIGURE.format(0)}.explorer.thread.ask('encode', {{texts}}).then((answer) => answer.ids)", made
     )
@@ -506,7 +506,7 @@ def test_a_hidden_token_is_filled_in(open_page, models):
     page = open_page(PAGES["bert"])
     figure = started(page)
     expect(figure.locator(".lmx-chips [data-chosen] b")).to_have_text("<mask>")
-    backend = tokenization.load_tokenizer("bert").backend_tokenizer
+    backend = tokenization.backend(tokenization.load_tokenizer("bert"))
     ids = backend.encode(TEXT.replace("mean", "<mask>")).ids
     best = int(expected(models["bert"], ids)[0][ids.index(2)].argmax())
     before = answers(page)
@@ -864,7 +864,7 @@ def test_pictures_stand_still_without_scripts(browser, address):
 
 def test_benchmark_records_bytes_times_and_distance(site, tmp_path):
     out = tmp_path / "run.json"
-    command = [sys.executable, ROOT / "benchmarks" / "explorer.py", site.parents[1] / "models" / "half"]
+    command = [sys.executable, ROOT / "benchmarks" / "page_explorer.py", site.parents[1] / "models" / "half"]
     result = subprocess.run(
         [*command, "--rounds", "1", "--texts", "3", "--out", out], capture_output=True, text=True, cwd=ROOT
     )

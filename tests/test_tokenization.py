@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 import train_tokenizer as benchmark
+from llmbook import pretrained
 from llmbook.tokenization import (
     BOS,
     END_OF_TEXT,
@@ -20,12 +21,14 @@ from llmbook.tokenization import (
     MASK,
     PAD,
     apply_bpe,
+    backend,
     encode_documents,
     expected_counts,
     learn_bpe,
     load_tokenizer,
     longest_match,
     special_tokens,
+    train_byte_bpe,
     train_for_models,
     train_unigram,
     viterbi,
@@ -201,14 +204,15 @@ def shipped():
 @given(text=st.text())
 @settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_text_comes_back(shipped, text):
-    ids = shipped.backend_tokenizer.encode(text, add_special_tokens=False).ids
+    tokenizer = backend(shipped)
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
     # the mask takes the space before it along; nothing else may change
-    assert shipped.backend_tokenizer.decode(ids, skip_special_tokens=False) == text or MASK in text
+    assert tokenizer.decode(ids, skip_special_tokens=False) == text or MASK in text
 
 
 def test_the_shipped_file_has_the_hash_and_the_numbers_of_its_card():
-    content = (benchmark.PRETRAINED / "tokenizer.json").read_bytes()
-    card = (benchmark.PRETRAINED / "tokenizer.md").read_text()
+    content = (pretrained.FOLDER / "tokenizer.json").read_bytes()
+    card = (pretrained.FOLDER / "tokenizer.md").read_text()
     assert hashlib.sha256(content).hexdigest() in card
     assert len(content) < 300_000
     assert "4,096 tokens" in card
@@ -219,8 +223,30 @@ def test_the_shipped_tokenizer_has_its_special_tokens_first(shipped):
     assert shipped.convert_ids_to_tokens(range(37)) == special_tokens()
     assert special_tokens()[:5] == [END_OF_TEXT, PAD, MASK, BOS, EOS]
     assert shipped.pad_token_id == 1
-    ends = encode_documents(shipped.backend_tokenizer, TEXTS)
+    ends = encode_documents(shipped, TEXTS)
     assert all(document[-1] == 0 for document in ends)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_documents_are_encoded_alike_by_either_kind_of_tokenizer_whatever_it_was_called_with(family):
+    tokenizer = load_tokenizer(family)
+    expected = encode_documents(backend(load_tokenizer()), TEXTS)
+    call = {"padding": "max_length", "truncation": True, "max_length": 8}
+    assert len(tokenizer(TEXTS[0], **call).input_ids) == 8
+    for ids, wanted in zip(encode_documents(tokenizer, TEXTS), expected, strict=True):
+        assert ids.tolist() == wanted.tolist()
+    assert len(tokenizer(TEXTS[0], **call).input_ids) == 8, "a later call pads and cuts again"
+
+
+def test_a_tokenizer_of_tokenizers_is_used_as_it_is():
+    tokenizer = train_byte_bpe(TEXTS, 300)
+    assert backend(tokenizer) is tokenizer
+
+
+@pytest.mark.parametrize("given", ["gpt", None, str.split])
+def test_what_is_no_tokenizer_is_refused(given):
+    with pytest.raises(ValueError, match=r"tokenizer is a \w+: give a tokenizers\.Tokenizer or a fast tokenizer"):
+        encode_documents(given, TEXTS)
 
 
 def test_digits_are_tokens_of_their_own(shipped):

@@ -241,9 +241,10 @@ def test_target_of_a_text_begins_with_the_start_token():
 def test_figure_has_a_map_for_each_head_and_is_shown_once():
     import matplotlib.pyplot as plt
 
+    before = plt.get_fignums()
     figure = viz.show_attention(attention=weights(3, 4, 8, 8), tokens=WORDS)
-    assert isinstance(figure, Figure)
-    assert figure.number not in plt.get_fignums(), "open figures are shown again at the cell's end"
+    assert isinstance(figure, Figure) and figure._repr_png_().startswith(b"\x89PNG")
+    assert plt.get_fignums() == before, "open figures are shown again at the cell's end"
     maps = [ax for ax in figure.axes if ax.images]
     assert [ax.get_title(loc="center") for ax in maps[:4]] == [f"Head {head}" for head in range(4)]
     assert [ax.get_ylabel() for ax in maps[::4]] == [f"Layer {layer}" for layer in range(3)]

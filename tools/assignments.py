@@ -10,6 +10,7 @@ from chapters import ROOT, Problem, report
 from classroom import environment
 from llmbook.classroom import build, source
 
+SOURCES = ROOT / "assignments"
 FOLDER = ROOT / "_build" / "assignments"
 
 
@@ -30,7 +31,9 @@ def table(assignments: list[source.Assignment]) -> str:
 def main() -> int:
     """Write everything anew, except for an nbgrader_config.py that is there; print what was written."""
     try:
-        assignments = [source.read(path) for path in source.find_all()]
+        assignments = [source.read(path) for path in source.find_all(SOURCES)]
+        if not assignments:
+            raise Problem(f"no assignment in {SOURCES}: a source is called NN-name.md")
         if sys.argv[1:] == ["--table"]:
             print(table(assignments))
             return 0

@@ -34,6 +34,8 @@ SOURCES = (
     "tools/build_site.py",
     "tools/vendor.py",
     "tools/purge.mjs",
+    "tools/house.py",
+    "llmbook/**/*.py",  # the page of its public names
     "llmbook/viz/*",  # the script that draws the views
     "llmbook/explore/*",
     "llmbook/pretrained/*",

@@ -80,7 +80,7 @@ def serve(course: Path) -> tuple[subprocess.Popen[bytes], str]:
 
 def main() -> None:
     """Make the class, grade it twice, and store three pictures."""
-    assignment = source.read(source.find(ASSIGNMENT))
+    assignment = source.read(source.find_assignment(ASSIGNMENT))
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
         course, exported, graded = (Path(name) / part for part in ("course", "exported", "graded"))
         build.write_nbgrader(assignment, course)

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import nbformat
+import yaml
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from mdit_py_plugins.dollarmath import dollarmath_plugin
@@ -34,6 +35,7 @@ from chapters import (
     repository_url,
     tags,
 )
+from house import kept_definitions, public_names, uses
 
 EXERCISES = range(4, 9)
 EXERCISE_WORD = {"en": "Exercise"}
@@ -176,6 +178,22 @@ def recorded_code(case: Case) -> list[str]:
     return []
 
 
+def reads_only_the_package(case: Case) -> list[str]:
+    """Code reads no file of the repository, which an installed package and Colab do not have."""
+    return [
+        f"code cell {number} reaches out of its folder: {line.strip()} (in Colab it is not there; what a chapter reads "
+        "is data of the package, such as `llmbook.results.recorded`)"
+        for number, cell in enumerate(code_cells(case.notebook), start=1)
+        for line in cell.source.splitlines()
+        if "../" in line
+    ]
+
+
+def _alternative(cell: nbformat.NotebookNode) -> str:
+    """Return the alternative text that a cell's metadata gives to what it draws."""
+    return cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "").strip()
+
+
 def figures_described(case: Case) -> list[str]:
     """Every picture has alternative text: in Markdown, in HTML, and for what a cell draws."""
     problems = [
@@ -187,14 +205,37 @@ def figures_described(case: Case) -> list[str]:
     for number, cell in enumerate(code_cells(case.notebook), start=1):
         drawn = [output.data for output in cell.outputs if "data" in output]
         pages += [data["text/html"] for data in drawn if "text/html" in data]
-        alternative = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
-        if any(mime.startswith("image/") for data in drawn for mime in data) and not alternative.strip():
+        if any(mime.startswith("image/") for data in drawn for mime in data) and not _alternative(cell):
             problems.append(f"code cell {number} draws a figure without alternative text (mystnb: image: alt:)")
     for page in pages:
         for tag in re.findall(r"<(?:img|svg)\b[^>]*>", page):
             if not re.search(r"\b(?:alt|aria-label|aria-labelledby)=[\"'][^\"']|aria-hidden=[\"']true", tag):
                 problems.append(f"{tag[:60]} has no alternative text (alt or aria-label)")
     return problems
+
+
+def described_figures_drawn(case: Case) -> list[str]:
+    """Every cell whose metadata describe a figure shows one; a cell that is one `if` as a whole may draw nothing."""
+    return [
+        f"code cell {number} describes a figure (mystnb: image: alt:) and its stored outputs show none: return the "
+        f"figure or make it with pyplot, and run `make notebooks CHAPTER={case.chapter.name}`"
+        for number, cell in enumerate(code_cells(case.notebook), start=1)
+        if _alternative(cell)
+        and not any(_is_picture(output.get("data", {})) for output in cell.outputs)
+        and not _is_conditional(cell.source)
+    ]
+
+
+def _is_conditional(source: str) -> bool:
+    """Tell whether a cell's code is one `if`, as where it draws a record that may not be there yet."""
+    lines = [line for line in source.splitlines() if line.strip() and not line.startswith("#")]
+    return bool(lines) and lines[0].startswith("if ") and all(line.startswith(" ") for line in lines[1:])
+
+
+def _is_picture(data: dict[str, Any]) -> bool:
+    """Tell whether an output is an image, or a page that holds one, as an interactive view is."""
+    page = data.get("text/html", "")
+    return any(mime.startswith("image/") for mime in data) or bool(re.search(r"<(?:figure|img|svg)\b", page))
 
 
 def cited_work_in_bibliography(case: Case) -> list[str]:
@@ -264,6 +305,26 @@ def outputs_compared(case: Case) -> list[str]:
     return []
 
 
+def definitions_say_where_kept(case: Case) -> list[str]:
+    """A definition that the package keeps says where: ``# kept in llmbook.attention`` above it names what there is.
+
+    It has to where the chapter takes the package's thing of that name too. Cells that benchmarks run are passed over:
+    their records carry a hash of them.
+    """
+    cells = code_cells(case.notebook)
+    there = {f"{public.module}.{public.name}" for public in public_names()}
+    taken = {path.rpartition(".")[2].lower(): path for path in uses([cell.source for cell in cells]) & there}
+    problems = []
+    for name, path in (pair for cell in cells if "engine" not in tags(cell) for pair in kept_definitions(cell.source)):
+        if path and path not in there:
+            problems.append(f"{name} is said to be kept as {path}, which is no public name: correct `# kept in`")
+        elif not path and name.lower() in taken:
+            packaged = taken[name.lower()]
+            remedy = f"write `# kept in {packaged.rpartition('.')[0]}` above it, or rename it"
+            problems.append(f"the chapter defines {name} and takes {packaged}: {remedy}")
+    return problems
+
+
 RULES: list[Rule] = [
     pair_in_step,
     executed_in_order,
@@ -272,11 +333,14 @@ RULES: list[Rule] = [
     set_up_cell,
     within_budget,
     recorded_code,
+    reads_only_the_package,
     figures_described,
+    described_figures_drawn,
     cited_work_in_bibliography,
     linked_files_exist,
     exercises_with_solutions,
     outputs_compared,
+    definitions_say_where_kept,
 ]
 
 
@@ -295,4 +359,45 @@ def book_problems(root: Path = ROOT) -> list[str]:
     total = sum(entry["seconds"] for entry in measurements.values()) / WORKERS
     if total > MAX_TOTAL_SECONDS:
         problems.append(f"all chapters take {total:.0f} s with {WORKERS} workers; they have {MAX_TOTAL_SECONDS} s")
+    return problems
+
+
+def _title(text: str) -> str:
+    """Return the first heading of a Markdown text."""
+    return next((line[2:].strip() for line in text.splitlines() if line.startswith("# ")), "title")
+
+
+def unlisted(root: Path = ROOT) -> list[str]:
+    """Return what is missing from the lists that are written by hand, each with the line to add.
+
+    A chapter stands in `_toc.yml`, and in its language's `index.md` (with its number), `sources.md` and `teaching.md`;
+    a part of `_toc.yml`, but for those without chapters, stands in `README.md` and in the `index.md` of the front page.
+    """
+    contents = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
+    in_contents = {chapter["file"] for part in contents["parts"] for chapter in part["chapters"]}
+    problems = []
+    for chapter in find_chapters(root):
+        language, _, stem = chapter.name.partition("/")
+        path = f"notebooks/{chapter.name}"
+        link = f"[{_title(chapter.manuscript.read_text(encoding='utf-8'))}](../../{path}.ipynb)"
+        if path not in in_contents:
+            problems.append(f"_toc.yml lacks a chapter: add `- file: {path}` to its part")
+        for page, line, found in (
+            ("index.md", f"{int(stem[:2])}. {link}", rf"^ *{int(stem[:2])}\. \[[^]]+\]\(\.\./\.\./{path}\.ipynb\)"),
+            ("sources.md", f"| the sections of the sources | the topic | {link} |", rf"\(\.\./\.\./{path}\.ipynb[#)]"),
+            ("teaching.md", f"{link} to a week of the plan", rf"\(\.\./\.\./{path}\.ipynb[#)]"),
+        ):
+            text = (root / "book" / language / page).read_text(encoding="utf-8")
+            if not re.search(found, text, re.MULTILINE):
+                problems.append(f"book/{language}/{page} lacks a chapter: add `{line}`")
+    read_me = (root / "README.md").read_text(encoding="utf-8")
+    front = (root / f"{contents['root']}.md").read_text(encoding="utf-8")
+    for part in contents["parts"]:
+        number, _, title = part["caption"].partition(" · ")
+        if not title:
+            continue
+        if f"*{title}*" not in " ".join(read_me.split()):
+            problems.append(f"README.md lacks a part: add a sentence on `*{title}*`")
+        if f"**{number}. {title}**" not in front:
+            problems.append(f"{contents['root']}.md lacks a part: add `- **{number}. {title}** what it is about`")
     return problems

@@ -111,7 +111,7 @@ def provide_libraries(modules: Path | None = None) -> None:
     scripts.FOLDER.mkdir(parents=True, exist_ok=True)
     for library, (path, _) in scripts.LIBRARIES.items():
         text = (modules / library.rpartition("@")[0] / path).read_text(encoding="utf-8")
-        write_atomically(scripts.FOLDER / scripts.file_name(library), text)
+        write_atomically(scripts.FOLDER / scripts.library_file(library), text)
     if scripts.libraries() is None:
         raise Problem("package-lock.json and LIBRARIES in llmbook/viz/scripts.py differ: bring them in step")
 

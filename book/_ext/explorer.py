@@ -66,13 +66,14 @@ class Explorer(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """Return the figure, or a one-line error."""
-        from llmbook.explore import explore, find  # imports torch: only where a page has an explorer
+        from llmbook.explore import explore  # imports torch: only where a page has an explorer
+        from llmbook.pretrained import model_folder
 
         model = self.arguments[0]
         beside = Path(self.env.srcdir, model)
         options = {name.replace("-", "_"): value for name, value in self.options.items()}
         try:
-            folder = beside if (beside / "config.json").is_file() else find(model)
+            folder = beside if (beside / "config.json").is_file() else model_folder(model)
             html = explore(folder, options.pop("text", ""), language=self.config.language, **options)._repr_html_()
         except (ValueError, FileNotFoundError) as error:
             raise self.error(str(error)) from None

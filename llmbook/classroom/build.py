@@ -21,7 +21,7 @@ from llmbook.classroom import comparison
 from llmbook.classroom.source import Assignment, Question
 from llmbook.files import write_whole
 
-SEED = 20261122  # of the hidden cases for nbgrader and otter, which keep one set; `llmbook grade` draws new ones
+SEED = 20261122  # of the hidden cases for nbgrader and otter, which keep one set; ``llmbook grade`` draws new ones
 ANSWER_SECONDS = 60
 CONFIG = f"""\
 # The settings of the course; `nbgrader --help-all` lists all there are. Written by `make assignments`.
@@ -34,7 +34,7 @@ c.ExecutePreprocessor.startup_timeout = 120
 """
 
 
-def instructions(assignment: Assignment) -> str:
+def instructions_of(assignment: Assignment) -> str:
     """Return what stands below the title of every student's notebook."""
     name = " Write your name into the set-up cell: your data are drawn from it." if assignment.has_variants else ""
     return (
@@ -80,7 +80,7 @@ def _notebook(assignment: Assignment, answers: Mapping[str, str], hidden: bool, 
             continue
         if first_question:
             metadata = _metadata(assignment, "text")
-            cells += [new_markdown_cell(instructions(assignment), metadata=metadata, id="instructions"), setup]
+            cells += [new_markdown_cell(instructions_of(assignment), metadata=metadata, id="instructions"), setup]
             first_question = False
         heading, _, rest = part.prompt.partition("\n")
         points = f"*{part.points} point{'s' if part.points > 1 else ''}*"
@@ -231,7 +231,7 @@ def write_nbgrader(assignment: Assignment, course: Path) -> Path:
 
 
 def write_gradescope(assignment: Assignment, folder: Path, environment: Mapping[str, str] | None = None) -> Path:
-    """Write the zip that Gradescope takes as an autograder, by `otter generate`, and return its path.
+    """Write the zip that Gradescope takes as an autograder, by ``otter generate``, and return its path.
 
     ``environment`` are the variables with which this Python finds otter-grader; ``ValueError`` if it does not.
     """
@@ -241,7 +241,7 @@ def write_gradescope(assignment: Assignment, folder: Path, environment: Mapping[
         work = Path(name)
         for question in assignment.questions:
             write_whole(work / "tests" / f"{question.id}.py", otter_test(assignment, question))
-        # no `name`: it would make otter insist on a notebook that was written for it
+        # no ``name``: it would make otter insist on a notebook that was written for it
         write_whole(work / "otter_config.json", json.dumps({"show_stdout": False, "show_hidden": False, "logo": False}))
         write_whole(work / "requirements.txt", "numpy\n")
         new = path.with_name(f".{path.name}.new")

@@ -22,7 +22,8 @@ SUMMARY = "grade a class's notebooks in a sandbox"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
     parser.add_argument("submissions", type=Path, help="a folder or a zip archive, as Moodle or Canvas export it")
-    parser.add_argument("--assignment", required=True, metavar="NN", help="number or name, as 03, or a source file")
+    which = "path of a source, NN-name.md; in a clone of the book's repository the number or the name does, as 03"
+    parser.add_argument("--assignment", required=True, metavar="SOURCE", help=which)
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where results go (default: graded/NN-name)")
     parser.add_argument("--workers", type=int, metavar="N", help="notebooks at a time (default: one for each core)")
     parser.add_argument("--seed", type=int, help="draws the hidden cases (default: a secret one, kept for later runs)")
@@ -41,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Grade, write ``grades.csv``, feedback and gradebook, and print what needs a person."""
     path = Path(arguments.assignment)
-    path = path if path.suffix == ".md" else source.find(arguments.assignment)
+    path = path if path.suffix == ".md" else source.find_assignment(arguments.assignment)
     assignment = source.read(path)
     out = arguments.out or Path("graded") / assignment.name
     given = arguments.submissions.resolve()
@@ -73,20 +74,20 @@ def _workers(memory: int) -> int:
 
 
 def _run(arguments: argparse.Namespace, assignment: source.Assignment, desk: Desk) -> int:
-    settings = grading.Settings(
+    settings = grading.GradingSettings(
         seed=desk.seed(arguments.seed),
         limits=sandbox.Limits(arguments.seconds, arguments.seconds / 4, arguments.memory),
         unsafe=arguments.unsafe_no_sandbox,
         any_version=arguments.any_version,
     )
-    found = submissions.find(arguments.submissions)
+    found = submissions.find_submissions(arguments.submissions)
     if arguments.names:
         found = submissions.named(found, arguments.names)
     records, pending, changed = standing(desk, found, settings)
     if records:
         print(f"{len(records)} of {len(found)} submissions were graded before")
     book = desk.folder / "gradebook.db"
-    waiting = [grading.Record(s.student, s.name, s.label, "pending", "not graded yet") for s in pending]
+    waiting = [grading.StudentRecord(s.student, s.name, s.label, "pending", "not graded yet") for s in pending]
     # earlier marks go before anything can stop this run
     for submission in pending:
         desk.forget(submission.student)
@@ -97,11 +98,11 @@ def _run(arguments: argparse.Namespace, assignment: source.Assignment, desk: Des
     try:
         with tqdm(total=len(pending), unit="notebook", desc=assignment.name, file=sys.stderr) as bar:
 
-            def done(record: grading.Record) -> None:
+            def done(record: grading.StudentRecord) -> None:
                 records[record.student] = record
                 if record.status != "pending":
                     desk.store(record)
-                    write_whole(desk.feedback(record.student), feedback.page(record, assignment))
+                    write_whole(desk.feedback(record.student), feedback.feedback_page(record, assignment))
                 bar.update()
 
             workers = arguments.workers or _workers(arguments.memory)
@@ -120,12 +121,12 @@ def _run(arguments: argparse.Namespace, assignment: source.Assignment, desk: Des
     return 0
 
 
-def _publish(desk: Desk, records: Sequence[grading.Record], found: Sequence[submissions.Submission]) -> None:
+def _publish(desk: Desk, records: Sequence[grading.StudentRecord], found: Sequence[submissions.Submission]) -> None:
     order = {submission.student: place for place, submission in enumerate(found)}
     desk.write_grades(sorted(records, key=lambda record: order[record.student]))
 
 
-def _report(desk: Desk, records: Sequence[grading.Record]) -> None:
+def _report(desk: Desk, records: Sequence[grading.StudentRecord]) -> None:
     """Print counts, the failed submissions with their reasons, and where everything is."""
     count = Counter(record.status for record in records)
     print(f"{count['graded']} graded, {count['failed']} failed")

@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
-from llmbook.classroom.grading import Mark, Record, Settings, record_key
+from llmbook.classroom.grading import GradingSettings, Mark, StudentRecord, record_key
 from llmbook.classroom.source import Assignment
 from llmbook.classroom.submissions import Submission, SubmissionError
 from llmbook.files import write_whole
@@ -47,17 +47,17 @@ class Desk:
     def _path(self, student: str) -> Path:
         return self.records / f"{file_name(student)}.json"
 
-    def load(self, student: str) -> Record | None:
+    def load(self, student: str) -> StudentRecord | None:
         """Return the record that an earlier run left, if it can be read."""
         try:
             data = json.loads(self._path(student).read_text())
             marks = tuple(Mark(**mark) for mark in data.pop("marks"))
-            record = Record(**data, marks=marks)
+            record = StudentRecord(**data, marks=marks)
         except (OSError, ValueError, TypeError, KeyError):
             return None
         return record if record.student == student else None
 
-    def store(self, record: Record) -> None:
+    def store(self, record: StudentRecord) -> None:
         """Write a record."""
         write_whole(self._path(record.student), json.dumps(dataclasses.asdict(record), indent=1) + "\n", mode=0o600)
 
@@ -70,7 +70,7 @@ class Desk:
         """Return where a student's feedback page lies."""
         return self.folder / "feedback" / f"{file_name(student)}.html"
 
-    def write_grades(self, records: Sequence[Record]) -> Path:
+    def write_grades(self, records: Sequence[StudentRecord]) -> Path:
         """Write ``grades.csv``: one line a student; the score is empty where there is no mark."""
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
@@ -93,13 +93,13 @@ def _cell(text: str) -> str:
 
 
 def standing(
-    desk: Desk, submissions: Sequence[Submission], settings: Settings
-) -> tuple[dict[str, Record], list[Submission], list[Submission]]:
+    desk: Desk, submissions: Sequence[Submission], settings: GradingSettings
+) -> tuple[dict[str, StudentRecord], list[Submission], list[Submission]]:
     """Return what earlier runs settled, what is still to be graded, and which of those are new or changed.
 
     Only marks are final: a submission that failed is tried again.
     """
-    settled: dict[str, Record] = {}
+    settled: dict[str, StudentRecord] = {}
     pending, changed = [], []
     for submission in submissions:
         record = desk.load(submission.student)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import unicodedata
 
-from llmbook.classroom.grading import Mark, Record
+from llmbook.classroom.grading import Mark, StudentRecord
 from llmbook.classroom.source import Assignment
 
 _PAGE = """<!DOCTYPE html>
@@ -38,7 +38,7 @@ pre {{ white-space: pre-wrap; overflow-wrap: anywhere; background: #f2f2f2; padd
 """
 
 
-def page(record: Record, assignment: Assignment) -> str:
+def feedback_page(record: StudentRecord, assignment: Assignment) -> str:
     """Return the feedback on one submission as a page that needs no other file."""
     if record.status == "graded":
         result = f"{record.earned} of {assignment.points} points"

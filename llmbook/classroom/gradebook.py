@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from llmbook.classroom.grading import Record
+from llmbook.classroom.grading import StudentRecord
 from llmbook.classroom.source import Assignment
 
 MISSING = (
@@ -29,7 +29,7 @@ def available() -> bool:
     return True
 
 
-def update(path: Path, assignment: Assignment, records: Sequence[Record], cleared: Sequence[str] = ()) -> None:
+def update(path: Path, assignment: Assignment, records: Sequence[StudentRecord], cleared: Sequence[str] = ()) -> None:
     """Write automatic scores; a student without a mark has none, and "needs manual grade" instead.
 
     Manual scores that an instructor entered stay, except those of the ``cleared`` students, whose submission is another
@@ -89,7 +89,9 @@ def _create(path: Path) -> None:
         os.environ["PATH"] = before
 
 
-def _entries(book: Any, assignment: str, record: Record, cells: set[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _entries(
+    book: Any, assignment: str, record: StudentRecord, cells: set[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return a student's grades and comments by cell; made anew if the assignment had other questions before."""
     book.update_or_create_student(record.student, last_name=record.name)
     for _ in range(2):

@@ -41,7 +41,7 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Record:
+class StudentRecord:
     """What is known of a submission: ``graded`` with marks, ``failed`` with the reason, or still ``pending``."""
 
     student: str
@@ -69,7 +69,7 @@ class Expected:
 
 
 @dataclass(frozen=True)
-class Settings:
+class GradingSettings:
     """How a class is graded. ``seed`` draws the hidden cases; keep it to yourself."""
 
     seed: int
@@ -78,7 +78,9 @@ class Settings:
     any_version: bool = False
 
 
-def _plan(notebooks: list[dict[str, Any]], settings: Settings, blob: bytes | bytearray = b"", scale: int = 1) -> bytes:
+def _plan(
+    notebooks: list[dict[str, Any]], settings: GradingSettings, blob: bytes | bytearray = b"", scale: int = 1
+) -> bytes:
     limits = dataclasses.replace(settings.limits, seconds=settings.limits.seconds * scale)
     head = {
         "notebooks": notebooks,
@@ -100,7 +102,7 @@ def number(assignment: Assignment, student: str) -> int:
     return variant(student) if assignment.has_variants else 0
 
 
-def expect(assignment: Assignment, students: Sequence[str], settings: Settings) -> dict[int, Expected]:
+def expect(assignment: Assignment, students: Sequence[str], settings: GradingSettings) -> dict[int, Expected]:
     """Return, for each variant that these students have, the hidden arguments and the reference solution's values.
 
     Raises ``ValueError`` if the reference solution does not run; no student's notebook is touched then.
@@ -113,7 +115,7 @@ def expect(assignment: Assignment, students: Sequence[str], settings: Settings) 
     return expected
 
 
-def _references(assignment: Assignment, students: list[str], settings: Settings) -> list[Expected]:
+def _references(assignment: Assignment, students: list[str], settings: GradingSettings) -> list[Expected]:
     questions = [_question(q, q.solution) | {"cases_code": q.cases} for q in assignment.questions]
     notebooks = [{"setup": assignment.preamble_for(student), "questions": questions} for student in students]
     limits = dataclasses.replace(settings.limits, seconds=settings.limits.seconds * len(students))
@@ -143,11 +145,11 @@ def grade(
     submission: Submission,
     assignment: Assignment,
     expected: dict[int, Expected],
-    settings: Settings,
+    settings: GradingSettings,
     cancel: threading.Event | None = None,
-) -> Record:
+) -> StudentRecord:
     """Grade one submission; the record is ``failed`` with the reason wherever there can be no mark."""
-    record = functools.partial(Record, submission.student, submission.name, submission.label)
+    record = functools.partial(StudentRecord, submission.student, submission.name, submission.label)
     key = ""
     try:
         content = submission.content()
@@ -305,7 +307,7 @@ def engine() -> str:
     return hashlib.sha256(b"".join(sources)).hexdigest()[:12]
 
 
-def record_key(content: bytes, submission: Submission, assignment: Assignment, settings: Settings) -> str:
+def record_key(content: bytes, submission: Submission, assignment: Assignment, settings: GradingSettings) -> str:
     """Return what a mark depends on; the same key is not graded twice."""
     parts = [submission.name, assignment.version, str(settings.seed), engine(), str(settings.any_version)]
     return hashlib.sha256("\0".join(parts).encode() + b"\0" + content).hexdigest()
@@ -314,9 +316,9 @@ def record_key(content: bytes, submission: Submission, assignment: Assignment, s
 def grade_all(
     submissions: Sequence[Submission],
     assignment: Assignment,
-    settings: Settings,
+    settings: GradingSettings,
     workers: int,
-    done: Callable[[Record], None],
+    done: Callable[[StudentRecord], None],
 ) -> None:
     """Grade submissions, ``workers`` at a time; ``done`` gets each record as it is ready, in this thread.
 
@@ -327,7 +329,7 @@ def grade_all(
     expected = expect(assignment, [submission.name for submission in submissions], settings)
     cancel = threading.Event()
     waiting: Iterator[Submission] = iter(submissions)
-    running: set[Future[Record]] = set()
+    running: set[Future[StudentRecord]] = set()
     with ThreadPoolExecutor(workers) as pool:
         try:
             while True:

@@ -1,6 +1,6 @@
 """An assignment's one source: a MyST notebook whose cells say what they are, read into an ``Assignment``.
 
-The page "Teach with it: assignments" of the book documents the format; `assignments/03-attention.md` is an example.
+The page "Teach with it: assignments" of the book documents the format; ``assignments/03-attention.md`` is an example.
 Each question is a run of cells: a Markdown cell that begins with ``## Question 1: title``, then code cells with the
 roles ``answer`` (what a student starts from), ``solution``, ``check`` (public), ``cases`` (hidden) and at least three
 times ``wrong`` (plausible mistakes, for the tests).
@@ -90,18 +90,35 @@ def variant(student: str) -> int:
     return int(hashlib.sha256("".join(letters).encode()).hexdigest(), 16) % VARIANTS
 
 
-def find(number: str, folder: Path = FOLDER) -> Path:
-    """Return the source of an assignment, by its number ("03") or its name ("03-attention")."""
-    known = sorted(folder.glob("[0-9][0-9]-*.md"))
+def folders() -> list[Path]:
+    """Return where sources are looked for: ``assignments`` here, and the package's own repository's."""
+    return list(dict.fromkeys([Path.cwd() / "assignments", FOLDER]))
+
+
+def find_assignment(number: str, *places: Path) -> Path:
+    """Return the source of an assignment, by its number ("03") or its name ("03-attention").
+
+    Args:
+        number: number or name.
+        places: the folders to look in, in order (default: :func:`folders`).
+
+    Raises:
+        ValueError: none of the folders has it, as where the package is installed without the repository.
+    """
+    places = places or tuple(folders())
+    known = [path for place in places for path in find_all(place)]
     for path in known:
         if number in (path.stem, path.stem[:2], path.stem[:2].lstrip("0")):
             return path
-    names = ", ".join(path.stem for path in known) or f"none; sources lie in {folder}"
-    raise ValueError(f"no assignment is called {number!r}; known: {names}")
+    names = ", ".join(dict.fromkeys(path.stem for path in known)) or "none"
+    raise ValueError(
+        f"no assignment is called {number!r} in {' or '.join(map(str, places))}; known: {names}. Give the path of a "
+        "source, /a/folder/NN-name.md, or go to a clone of the book's repository, where the sources are"
+    )
 
 
 def find_all(folder: Path = FOLDER) -> list[Path]:
-    """Return the sources of all assignments, in order."""
+    """Return the sources of all assignments of a folder, in order."""
     return sorted(folder.glob("[0-9][0-9]-*.md"))
 
 
@@ -118,7 +135,7 @@ def read(path: Path) -> Assignment:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror}); known: `assignments/`") from error
+        raise ValueError(f"{path} cannot be read ({error.strerror}): give the path of a source") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8: save it as UTF-8 text") from error
     try:

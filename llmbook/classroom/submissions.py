@@ -59,7 +59,7 @@ class Submission:
         return _only_notebook(data) if (self.member or self.path.name).lower().endswith(".zip") else data
 
 
-def find(place: Path) -> list[Submission]:
+def find_submissions(place: Path) -> list[Submission]:
     """Return the submissions in a folder or in one zip archive, sorted by student.
 
     Known are the names of Moodle (``Jane Doe_123_assignsubmission_file_/work.ipynb``), of Canvas

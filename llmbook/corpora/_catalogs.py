@@ -1,4 +1,4 @@
-"""The corpus `catalogs`: parallel sentences from the translations that the tool chain brings along."""
+"""The corpus ``catalogs``: parallel sentences from the translations that the tool chain brings along."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,13 +28,13 @@ def catalogs() -> "datasets.DatasetDict":
 
     They come from Sphinx and its themes (some 70 languages) and from JupyterLab's language pack (simplified Chinese).
     Plurals, and messages that are fuzzy, empty or equal to the English, are left out. The split is by the English
-    sentence over all languages: one that is in `test` is in no other split in any language, nor is one that shares half
-    of its word 5-grams.
+    sentence over all languages: one that is in ``test`` is in no other split in any language, nor is one that shares
+    half of its word 5-grams.
 
     Columns:
-        id: package, catalogue, language and the message's number, such as `sphinx/sphinx/de/12`.
+        id: package, catalogue, language and the message's number, such as ``sphinx/sphinx/de/12``.
         package: the name on the package index.
-        language: a language tag, such as `de`, `pt-BR`, `sr-Latn`, `zh-CN`.
+        language: a language tag, such as ``de``, ``pt-BR``, ``sr-Latn``, ``zh-CN``.
         source: the English sentence.
         target: its translation.
         cluster: the English sentence that decides the split.

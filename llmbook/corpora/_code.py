@@ -1,4 +1,4 @@
-"""The corpus `code`: source files in seven programming languages, as they lie in installed packages."""
+"""The corpus ``code``: source files in seven programming languages, as they lie in installed packages."""
 
 import hashlib
 import re
@@ -25,7 +25,7 @@ LANGUAGES = {
     ".js": "JavaScript",
     ".css": "CSS",
 }
-# Besides the packages of `pydocs`: Cython and headers, and the JavaScript and CSS of the tools that draw the site.
+# Besides the packages of ``pydocs``: Cython and headers, and the JavaScript and CSS of the tools that draw the site.
 PACKAGES = (
     *installed.PACKAGES,
     Package("pyarrow", "pyarrow", ""),
@@ -39,16 +39,17 @@ GENERATED = re.compile(r"(?i)auto-?\s?generated|@generated|generated (by|from|wi
 
 
 def code() -> "datasets.DatasetDict":
-    """Return source files of installed packages: the ten of `pydocs`, and three that bring Cython, JavaScript and CSS.
+    """Return source files of installed packages: the ten of ``pydocs``, and three that bring Cython, JavaScript and
+    CSS.
 
     Tests and copies of other projects are passed over, as are files that a program made (said in their first lines, or
     a line of more than 500 characters), under 200 bytes, over 100,000 bytes, or not in UTF-8. Of equal files one
     stays. Of each language at most 4,000,000 bytes are taken, in the order of the files' SHA-256: a choice that depends
-    on nothing but the files. The split is by near-duplicate cluster, as in `pydocs`.
+    on nothing but the files. The split is by near-duplicate cluster, as in ``pydocs``.
 
     Columns:
-        id: the package and the path, such as `numpy/linalg/_linalg.py`.
-        package: the name on the package index, or `standard library`.
+        id: the package and the path, such as ``numpy/linalg/_linalg.py``.
+        package: the name on the package index, or ``standard library``.
         path: the path within the package's folder.
         language: Python, Cython, C, C/C++ header, C++, JavaScript, CSS.
         text: the file's content.

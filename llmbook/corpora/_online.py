@@ -103,15 +103,15 @@ PUBLIC_SETS = {
 def online(name: str, split: str | None = None, config: str | None = None) -> "datasets.DatasetDict | datasets.Dataset":
     """Return a public data set from the Hugging Face hub, or one split of it, at a pinned commit.
 
-    `LLMBOOK_MIRROR` names a folder to read instead, with the files `<name>/<split>.parquet`. With `HF_HUB_OFFLINE=1`
-    a set that was downloaded before is read from the hub's cache.
+    ``LLMBOOK_MIRROR`` names a folder to read instead, with the files ``<name>/<split>.parquet``. With
+    ``HF_HUB_OFFLINE=1`` a set that was downloaded before is read from the hub's cache.
 
     Args:
         name: wikitext, wikitext-103, tinystories, sst2, squad, squad_v2, cnn_dailymail, wmt14 (German and English),
             wmt16 (Romanian and English), glue, super_glue, ceval or cmmlu.
-        split: such as `train` or `validation[:10%]`; all of them where it is not given.
-        config: the part of a set that has several, such as `mnli` of glue, `rte` of super_glue, `law` of ceval; where
-            it is not given one part stands for the set (cola, boolq, computer_network, computer_science).
+        split: such as ``train`` or ``validation[:10%]``; all of them where it is not given.
+        config: the part of a set that has several, such as ``mnli`` of glue, ``rte`` of super_glue, ``law`` of ceval;
+            where it is not given one part stands for the set (cola, boolq, computer_network, computer_science).
 
     Raises:
         CorpusError: if the name is unknown, the hub cannot be reached or the columns are not the expected ones.

@@ -1,4 +1,4 @@
-"""The corpus `pydocs`: the documentation of the packages that the book installs anyway."""
+"""The corpus ``pydocs``: the documentation of the packages that the book installs anyway."""
 
 import sys
 from pathlib import Path
@@ -24,23 +24,23 @@ def pydocs() -> "datasets.DatasetDict":
     The standard library, numpy, scipy, scikit-learn, pandas, matplotlib, torch, sympy, networkx and nltk are read from
     the installed files, without importing them; tests, and copies of other projects that a package carries along, are
     passed over, as are texts under 80 characters. Of texts equal up to white space the one with the most public
-    name stays. About 90 % of the documents are in `train`, 5 % each in `validation` and `test`.
+    name stays. About 90 % of the documents are in ``train``, 5 % each in ``validation`` and ``test``.
 
     Columns:
-        id: `package:qualified name`, with `#2`, `#3` ... where one name has several texts.
-        package: the name on the package index, or `standard library`.
-        topic: the package's field, such as `deep learning`.
-        name: the qualified name where the text is defined, such as `scipy.stats._stats_py.gmean`.
-        kind: `module`, `class`, `function` or `method`.
-        signature: `name(arguments) -> type`; empty for a module.
-        text: the docstring after `inspect.cleandoc`.
+        id: ``package:qualified name``, with ``#2``, ``#3`` ... where one name has several texts.
+        package: the name on the package index, or ``standard library``.
+        topic: the package's field, such as ``deep learning``.
+        name: the qualified name where the text is defined, such as ``scipy.stats._stats_py.gmean``.
+        kind: ``module``, ``class``, ``function`` or ``method``.
+        signature: ``name(arguments) -> type``; empty for a module.
+        text: the docstring after ``inspect.cleandoc``.
         summary: its first sentence.
         body: what follows the summary, sections included.
-        sections: the titled parts, `{title, text}`; `Args`, `Arguments` ... are `Parameters`, and so on.
-        parameters: the documented parameters, `{name, type, default, description}`; empty where nothing is said.
+        sections: the titled parts, ``{title, text}``; ``Args``, ``Arguments`` ... are ``Parameters``, and so on.
+        parameters: the documented parameters, ``{name, type, default, description}``; empty where nothing is said.
         cluster: the id of one document of the cluster of near-duplicates that this one belongs to.
 
-    Two documents are near-duplicates when they share half of their word 5-grams (`llmbook.corpora.duplicates`); a
+    Two documents are near-duplicates when they share half of their word 5-grams (``llmbook.corpora.duplicates``); a
     cluster is never parted by the split.
 
     Raises:
@@ -121,7 +121,7 @@ def _without_repetitions(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def into_splits(rows: list[dict[str, Any]], features: "datasets.Features") -> "datasets.DatasetDict":
-    """Return rows as data sets, each in the split that its `cluster` decides; a split without rows is left out."""
+    """Return rows as data sets, each in the split that its ``cluster`` decides; a split without rows is left out."""
     import pyarrow as pa
     from datasets import Dataset, DatasetDict
 
@@ -133,7 +133,7 @@ def into_splits(rows: list[dict[str, Any]], features: "datasets.Features") -> "d
 
 
 def features() -> "datasets.Features":
-    """Return the types of the columns of `pydocs`."""
+    """Return the types of the columns of ``pydocs``."""
     from datasets import Features, List, Value
 
     string = Value("string")

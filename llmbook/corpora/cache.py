@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmbook.files import file_sha256
+from llmbook.files import file_sha256, without_progress_bars
 
 if TYPE_CHECKING:
     import datasets
@@ -29,14 +29,15 @@ class CorpusError(RuntimeError):
 
 
 def cache_folder() -> Path:
-    """Return the folder of all corpora: `LLMBOOK_CACHE`, or the user's cache folder."""
+    """Return the folder of all corpora: ``LLMBOOK_CACHE``, or the user's cache folder."""
     import platformdirs
 
     return Path(os.environ.get("LLMBOOK_CACHE") or platformdirs.user_cache_dir("llmbook")).expanduser().absolute()
 
 
 def cached(name: str, key: str, build: Callable[[], "datasets.DatasetDict"]) -> "datasets.DatasetDict":
-    """Return the data set `name` built from the inputs with the hash `key`, calling `build` if it is not in the cache.
+    """Return the data set ``name`` built from the inputs with the hash ``key``, calling ``build`` if it is not in the
+    cache.
 
     Raises:
         CorpusError: if the cache cannot be written, or what lies in it is not what was written.
@@ -67,10 +68,10 @@ def describe(corpus: "datasets.DatasetDict") -> dict[str, Any]:
     """Return the content hash of a corpus, and the documents and bytes of each split.
 
     The hash is of the values alone: not of paths, times, or how the rows lie in files. The bytes are those of the
-    column `text` in UTF-8, or of all strings where there is no such column.
+    column ``text`` in UTF-8, or of all strings where there is no such column.
 
     Returns:
-        `{"sha256": ..., "splits": {"train": {"documents": ..., "bytes": ...}, ...}}`
+        ``{"sha256": ..., "splits": {"train": {"documents": ..., "bytes": ...}, ...}}``
     """
     digest = hashlib.sha256()
     splits = {}
@@ -109,12 +110,10 @@ def _feed(digest: Any, array: "pa.Array") -> int:
 
 
 def _write(corpus: "datasets.DatasetDict", folder: Path, about: dict[str, str]) -> None:
-    """Write a corpus and the manifest of its files beside `folder`, then rename it into place."""
-    from llmbook.runtime import without_progress_bars  # here: it imports torch
-
+    """Write a corpus and the manifest of its files beside ``folder``, then rename it into place."""
     unfinished = folder.with_name(folder.name + UNFINISHED)
     try:
-        with without_progress_bars():
+        with without_progress_bars("datasets"):
             corpus.save_to_disk(unfinished)
         files = sorted(path for path in unfinished.rglob("*") if path.is_file())
         manifest = about | describe(corpus) | {"files": {str(f.relative_to(unfinished)): file_sha256(f) for f in files}}

@@ -1,7 +1,7 @@
 """Read docstrings out of source text, and take a docstring apart: summary, body, sections, parameters.
 
 Three conventions are in use among the packages, and all three are read: numpydoc (an underlined title), Google's
-(`Args:` and an indented block) and Sphinx's fields (`:param x:`).
+(``Args:`` and an indented block) and Sphinx's fields (``:param x:``).
 """
 
 import ast
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 
 class Docstring(NamedTuple):
-    """A docstring as it stands in a module: where it belongs, and its text after `inspect.cleandoc`."""
+    """A docstring as it stands in a module: where it belongs, and its text after ``inspect.cleandoc``."""
 
     name: str
     kind: str
@@ -23,7 +23,7 @@ class Docstring(NamedTuple):
 
 
 class Section(NamedTuple):
-    """A titled part of a docstring; the title is the usual one (`Args` is `Parameters`)."""
+    """A titled part of a docstring; the title is the usual one (``Args`` is ``Parameters``)."""
 
     title: str
     text: str
@@ -68,12 +68,12 @@ def _walk(node: ast.AST, name: str, kind: str) -> Iterator[Docstring]:
             yield from _walk(child, f"{name}.{child.name}", "class")
         elif isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
             yield from _walk(child, f"{name}.{child.name}", "method" if kind == "class" else "function")
-        elif isinstance(child, ast.stmt | ast.excepthandler | ast.match_case):  # definitions under `if`, `try`, `with`
+        elif isinstance(child, ast.stmt | ast.excepthandler | ast.match_case):  # under ``if``, ``try``, ``with``
             yield from _walk(child, name, kind)
 
 
 def _signature(node: ast.AST) -> str:
-    """Return `name(arguments) -> type` of a function, or of a class by its `__init__`; empty for a module."""
+    """Return ``name(arguments) -> type`` of a function, or of a class by its ``__init__``; empty for a module."""
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
         returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
         return f"{node.name}({ast.unparse(node.args)}){returns}"
@@ -120,7 +120,7 @@ FIELD_TITLES = dict.fromkeys(("return", "returns", "rtype"), "Returns") | dict.f
 )
 NUMPYDOC_ENTRY = re.compile(r"(\\?\*{0,2}\w+(?:\s*,\s*\\?\*{0,2}\w+)*)\s*(?::\s*(.*))?")
 GOOGLE_ENTRY = re.compile(r"[`]*(\\?\*{0,2}\w+)[`]*\s*(?:\(((?:[^()]|\([^()]*\))*)\))?\s*:\s*(.*)")
-# A default within a type (`int, default: 5`), and within a description (`Default is 5.`), there only a literal.
+# A default within a type (``int, default: 5``), and within a description (``Default is 5.``), there only a literal.
 TYPE_DEFAULT = re.compile(
     r"[,;\s]*\(?(?<![\w'\"`.\[])(?:by\s+)?[Dd]efault(?:s|ing)?\b(?!['\"`])(?:\s+(?:value\s+)?(?:is|to)\b)?\s*[:=]?\s*"
     r"(\S.*?)\.?(?:,\s*optional)?$"
@@ -137,10 +137,10 @@ SENTENCE_END = re.compile(rf"{ABBREVIATION}[.!?][)\"'`]*(?=\s+[A-Z`*:\[(\"'])")
 def parse(text: str) -> Parsed:
     """Take a docstring apart.
 
-    `summary` is the first sentence of the first paragraph, its white space made single; a title above it, a line that
-    repeats the signature and directives (`.. currentmodule::`) are passed over. `body` is everything after it, titles
-    and sections included. `sections` are the parts that stand under a title, `parameters` the entries of those that
-    list parameters.
+    ``summary`` is the first sentence of the first paragraph, its white space made single; a title above it, a line that
+    repeats the signature and directives (``.. currentmodule::``) are passed over. ``body`` is everything after it,
+    titles and sections included. ``sections`` are the parts that stand under a title, ``parameters`` the entries of
+    those that list parameters.
     """
     blocks = _blocks(text.split("\n"))
     sections = [Section(block.title, block.text) for block in blocks]
@@ -215,7 +215,7 @@ def _continues(lines: list[str], number: int, style: str, title: str) -> bool:
 
 
 def _summary(text: str, stop: int | None) -> tuple[str, str]:
-    """Return the first sentence before the line `stop`, and the text after it."""
+    """Return the first sentence before the line ``stop``, and the text after it."""
     lines = text.split("\n")
     before = "\n".join(lines[:stop])
     heading = ""
@@ -260,7 +260,7 @@ def _entries(block: _Block) -> list[Parameter]:
 
 
 def _field_entries(text: str) -> list[Parameter]:
-    """Return the parameters of a run of `:param x:` and `:type x:` fields."""
+    """Return the parameters of a run of ``:param x:`` and ``:type x:`` fields."""
     types: dict[str, str] = {}
     descriptions: dict[str, str] = {}
     lines = text.split("\n")
@@ -286,7 +286,7 @@ def _field_entries(text: str) -> list[Parameter]:
 
 
 def _type_and_default(written: str) -> tuple[str, str]:
-    """Split what stands after a parameter's name: `int, optional (default: 5)` gives `int` and `5`."""
+    """Split what stands after a parameter's name: ``int, optional (default: 5)`` gives ``int`` and ``5``."""
     found = TYPE_DEFAULT.search(written)
     kind = written[: found.start()] if found else written
     while (shorter := OPTIONAL.sub("", kind)) != kind:

@@ -1,8 +1,8 @@
 """Near-duplicates: documents that share half of their word 5-grams, and a split that never parts them.
 
 Two documents are near-duplicates when the Jaccard similarity of their sets of word 5-grams is at least 0.5. The
-threshold was chosen by reading pairs: from 0.5 up they are one text with a few words changed (`Series.min` and
-`Series.max`), and even there the largest cluster of `pydocs` has about twenty documents; at 0.4 they share a
+threshold was chosen by reading pairs: from 0.5 up they are one text with a few words changed (``Series.min`` and
+``Series.max``), and even there the largest cluster of ``pydocs`` has about twenty documents; at 0.4 they share a
 template only, and at 0.3 clusters of a hundred begin to grow together.
 
 MinHash with banding (Broder 1997; chapter 7) proposes the pairs, the exact similarity decides, and the connected
@@ -37,7 +37,7 @@ def jaccard(first: set[str], second: set[str]) -> float:
 
 
 def signature(text: str) -> "np.ndarray":
-    """Return the MinHash signature of a text's word 5-grams: `(64,)` integers."""
+    """Return the MinHash signature of a text's word 5-grams: ``(64,)`` integers."""
     from datasketch import MinHash
 
     minhash = MinHash(num_perm=PERMUTATIONS)

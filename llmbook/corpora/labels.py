@@ -1,6 +1,6 @@
-"""Labelled tasks made from `pydocs`: nobody annotated anything, the labels are what the authors wrote.
+"""Labelled tasks made from ``pydocs``: nobody annotated anything, the labels are what the authors wrote.
 
-Every task keeps the split of `pydocs`: an example is in the split of its document. An example whose input stands
+Every task keeps the split of ``pydocs``: an example is in the split of its document. An example whose input stands
 already in an earlier split (train, then validation, then test) or earlier in its own is left out, since short parts
 such as a returned value's description recur where whole documents do not.
 """
@@ -19,7 +19,7 @@ from llmbook.corpora.installed import PACKAGES
 if TYPE_CHECKING:
     import datasets
 
-Row = dict[str, Any]
+_Row = dict[str, Any]
 RECIPE = "labels 4"  # to be raised with every change of what is built
 
 MASK = "PACKAGE"
@@ -33,12 +33,12 @@ def topic_classification() -> "datasets.DatasetDict":
     """Return documents with the field of their package: which topic is this text about?
 
     Columns:
-        id: the document's id in `pydocs`.
+        id: the document's id in ``pydocs``.
         text: the document.
         masked: the same with the names of the ten packages (in any spelling, also within a longer name), their usual
-            aliases (`np`, `plt` ...) and the names of their modules in a dotted name or an import replaced by
-            `PACKAGE`, so that a model has to read the rest.
-        label: `ClassLabel` of the ten topics.
+            aliases (``np``, ``plt`` ...) and the names of their modules in a dotted name or an import replaced by
+            ``PACKAGE``, so that a model has to read the rest.
+        label: ``ClassLabel`` of the ten topics.
     """
     return _topic_classification(pydocs())
 
@@ -54,7 +54,7 @@ def _topic_classification(corpus: "datasets.DatasetDict") -> "datasets.DatasetDi
         if not part[:1].isupper()
     )
 
-    def examples(row: Row) -> Iterator[Row]:
+    def examples(row: _Row) -> Iterator[_Row]:
         yield {"id": row["id"], "text": row["text"], "masked": mask(row["text"], modules), "label": row["topic"]}
 
     topics = ClassLabel(names=[package.topic for package in PACKAGES])
@@ -89,10 +89,10 @@ def section_classification() -> "datasets.DatasetDict":
     """Return sections of docstrings without their titles: what is this part for?
 
     Columns:
-        id: the document's id in `pydocs`, a slash, and the section's number.
-        document: the document's id in `pydocs`.
-        text: the section's text; the markers of `:param x:` fields, which would tell, are taken out.
-        label: `ClassLabel` of Parameters, Returns, Raises, Notes, Examples.
+        id: the document's id in ``pydocs``, a slash, and the section's number.
+        document: the document's id in ``pydocs``.
+        text: the section's text; the markers of ``:param x:`` fields, which would tell, are taken out.
+        label: ``ClassLabel`` of Parameters, Returns, Raises, Notes, Examples.
     """
     return _section_classification(pydocs())
 
@@ -100,7 +100,7 @@ def section_classification() -> "datasets.DatasetDict":
 def _section_classification(corpus: "datasets.DatasetDict") -> "datasets.DatasetDict":
     from datasets import ClassLabel, Features, Value
 
-    def examples(row: Row) -> Iterator[Row]:
+    def examples(row: _Row) -> Iterator[_Row]:
         for number, section in enumerate(row["sections"]):
             text = without_fields(section["text"])
             if section["title"] in SECTION_TITLES and len(text) >= 20:
@@ -119,7 +119,7 @@ def _section_classification(corpus: "datasets.DatasetDict") -> "datasets.Dataset
 
 
 def without_fields(text: str) -> str:
-    """Return a text with the markers of Sphinx's fields taken out: `:param x: a` becomes `x: a`, `:return: a` `a`."""
+    """Return a text without the markers of Sphinx's fields: ``:param x: a`` becomes ``x: a``, ``:return: a`` ``a``."""
     marker = re.compile(rf"^{docstrings.FIELD.pattern}")
     return "\n".join(marker.sub(lambda found: f"{found[2]}: " if found[2] else "", line) for line in text.split("\n"))
 
@@ -133,10 +133,10 @@ def named_entities() -> "datasets.DatasetDict":
     that it has no entity.
 
     Columns:
-        id: the document's id in `pydocs`, a slash, and a number.
-        document: the document's id in `pydocs`.
+        id: the document's id in ``pydocs``, a slash, and a number.
+        document: the document's id in ``pydocs``.
         tokens: words and punctuation marks.
-        tags: one `ClassLabel` for each token: `O`, or `B-` and `I-` with class, function, module, exception,
+        tags: one ``ClassLabel`` for each token: ``O``, or ``B-`` and ``I-`` with class, function, module, exception,
             attribute, parameter, type, literal.
     """
     return _named_entities(pydocs())
@@ -145,7 +145,7 @@ def named_entities() -> "datasets.DatasetDict":
 def _named_entities(corpus: "datasets.DatasetDict") -> "datasets.DatasetDict":
     from datasets import ClassLabel, Features, List, Value
 
-    def examples(row: Row) -> Iterator[Row]:
+    def examples(row: _Row) -> Iterator[_Row]:
         parameters = frozenset(parameter["name"].lstrip("*") for parameter in row["parameters"])
         pieces = [entities(paragraph, parameters) for paragraph in _paragraphs(row["text"])]
         for name, kind, written, description in _entries(row):
@@ -205,12 +205,12 @@ def _marked(found: re.Match[str]) -> tuple[str, str]:
     name = _target(written)
     if found["role"]:
         return name, _ROLES.get(found["role"].split(":")[-1], "")
-    refers_to_class = written[:1] in (".", "~") and name.rsplit(".", 1)[-1][:1].isupper()  # `.Axes`, in Matplotlib
+    refers_to_class = written[:1] in (".", "~") and name.rsplit(".", 1)[-1][:1].isupper()  # ``.Axes``, in Matplotlib
     return name, "class" if refers_to_class else ""
 
 
 def _target(written: str) -> str:
-    """Return what a role shows: the title of `title <target>`, the last part of `~a.b.c`."""
+    """Return what a role shows: the title of ``title <target>``, the last part of ``~a.b.c``."""
     title = re.sub(r"\s*<[^<>]*>$", "", written) or written
     if title.startswith("~"):
         title = title.rsplit(".", 1)[-1]
@@ -234,7 +234,7 @@ def bio(pieces: Iterable[tuple[str, str]]) -> tuple[list[str], list[str]]:
     return tokens, tags
 
 
-def _entries(row: Row) -> Iterator[tuple[str, str, str, str]]:
+def _entries(row: _Row) -> Iterator[tuple[str, str, str, str]]:
     """Yield the name, the kind, the type and the description of each parameter with a type and each exception."""
     for parameter in row["parameters"]:
         if parameter["type"] and not _CODE.search(parameter["description"]):
@@ -267,7 +267,7 @@ def summarisation() -> "datasets.DatasetDict":
     repeats are left out.
 
     Columns:
-        id: the document's id in `pydocs`.
+        id: the document's id in ``pydocs``.
         body: the document without its first sentence.
         summary: that sentence.
     """
@@ -277,7 +277,7 @@ def summarisation() -> "datasets.DatasetDict":
 def _summarisation(corpus: "datasets.DatasetDict") -> "datasets.DatasetDict":
     from datasets import Features, Value
 
-    def examples(row: Row) -> Iterator[Row]:
+    def examples(row: _Row) -> Iterator[_Row]:
         summary, body = row["summary"], row["body"]
         if 10 <= len(summary) <= 300 and len(body) >= 200 and not _stands_in(summary, body):
             yield {"id": row["id"], "body": body, "summary": summary}
@@ -294,7 +294,7 @@ def retrieval() -> "datasets.DatasetDict":
     another document has had before, or that has fewer than 10 characters.
 
     Columns:
-        id: the document's id in `pydocs`.
+        id: the document's id in ``pydocs``.
         query: the first sentence.
         document: the qualified name, the signature, and the text after the first sentence.
     """
@@ -304,7 +304,7 @@ def retrieval() -> "datasets.DatasetDict":
 def _retrieval(corpus: "datasets.DatasetDict") -> "datasets.DatasetDict":
     from datasets import Features, Value
 
-    def examples(row: Row) -> Iterator[Row]:
+    def examples(row: _Row) -> Iterator[_Row]:
         document = "\n".join(part for part in (row["name"], row["signature"], row["body"]) if part)
         if len(row["summary"]) >= 10 and len(row["body"]) >= 80 and not _stands_in(row["summary"], document):
             yield {"id": row["id"], "query": row["summary"], "document": document}
@@ -329,11 +329,11 @@ def question_answering() -> "datasets.DatasetDict":
     where the entry of the parameter mentions none.
 
     Columns:
-        id: the document's id in `pydocs`, a slash, and a number.
-        title: the document's id in `pydocs`.
+        id: the document's id in ``pydocs``, a slash, and a number.
+        title: the document's id in ``pydocs``.
         context: the section that lists the parameters, of at most 2,000 characters.
-        question: such as `What is the default of the parameter alpha?`.
-        answers: `{text, answer_start}`, lists of one element, or empty.
+        question: such as ``What is the default of the parameter alpha?``.
+        answers: ``{text, answer_start}``, lists of one element, or empty.
     """
     return _question_answering(pydocs())
 
@@ -341,7 +341,7 @@ def question_answering() -> "datasets.DatasetDict":
 def _question_answering(corpus: "datasets.DatasetDict") -> "datasets.DatasetDict":
     from datasets import Features, List, Value
 
-    def examples(row: Row) -> Iterator[Row]:
+    def examples(row: _Row) -> Iterator[_Row]:
         questions = []
         for section in row["sections"]:
             if section["title"] == "Parameters" and len(section["text"]) <= LONGEST_CONTEXT:
@@ -369,7 +369,7 @@ def _question_answering(corpus: "datasets.DatasetDict") -> "datasets.DatasetDict
 _ENTRY = re.compile(r"(?m)^`*\\?\*{0,2}\w+(?:\s*,\s*\\?\*{0,2}\w+)*`*(?=\s*[:(]|\s*$)")
 
 
-def _questions(context: str, parameters: list[Row]) -> Iterator[Row]:
+def _questions(context: str, parameters: list[_Row]) -> Iterator[_Row]:
     """Yield the questions that a list of parameters answers, and those for defaults that it does not mention."""
     by_name = {parameter["name"]: parameter for parameter in parameters}
     entries = list(_ENTRY.finditer(context))
@@ -395,11 +395,11 @@ def _questions(context: str, parameters: list[Row]) -> Iterator[Row]:
 def _derived(
     name: str,
     corpus: "datasets.DatasetDict",
-    examples: Callable[[Row], Iterator[Row]],
+    examples: Callable[[_Row], Iterator[_Row]],
     features: "datasets.Features",
     *given: str,
 ) -> "datasets.DatasetDict":
-    """Return the examples made from each document, none whose columns `given` have been seen before."""
+    """Return the examples made from each document, none whose columns ``given`` have been seen before."""
     from datasets import Dataset, DatasetDict
     from tqdm.auto import tqdm
 

@@ -19,7 +19,7 @@ def in_parallel(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...
     """Yield the results of a function for a list of arguments in their order, computed by at most two processes.
 
     The processes are interpreters of their own and do not run the caller's script again, so this works from a notebook,
-    from a script without a main guard and after threads have been started, where those of `multiprocessing` do not
+    from a script without a main guard and after threads have been started, where those of ``multiprocessing`` do not
     all. They read from a pipe, and end when it is closed: also if this process is killed.
 
     Raises:

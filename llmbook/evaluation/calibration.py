@@ -78,16 +78,16 @@ def expected_calibration_error(
 
 
 def error_of_calibrated(
-    confidence: ArrayLike, bins: int = 10, binning: Binning = "width", draws: int = 200, seed: int = 0
+    confidence: ArrayLike, bins: int = 10, binning: Binning = "width", resamples: int = 200, seed: int = 0
 ) -> Floats:
-    """Return the calibration errors that a perfectly calibrated model with these confidences would show: `(draws,)`.
+    """Return what a perfectly calibrated model with these confidences would show as its error: `(resamples,)`.
 
-    Each draw makes every answer right with exactly the probability that the model gave it. The mean is the bias of the
-    measurement, its upper quantiles the threshold of a test (Vaicenavicius et al. 2019, arXiv:1902.06977).
+    Each resample makes every answer right with exactly the probability that the model gave it. The mean is the bias of
+    the measurement, its upper quantiles the threshold of a test (Vaicenavicius et al. 2019, arXiv:1902.06977).
     """
     sure = np.asarray(confidence, dtype=np.float64)
     rng = np.random.default_rng(seed)
-    drawn = rng.random((draws, len(sure))) < sure  # (draws, items)
+    drawn = rng.random((resamples, len(sure))) < sure  # (resamples, items)
     return np.array([expected_calibration_error(sure, row, bins, binning) for row in drawn])
 
 

@@ -17,7 +17,7 @@ from llmbook.evaluation.scoring import CausalModel, longest_context
 Floats = NDArray[np.float64]
 
 
-def words(text: str) -> list[str]:
+def plain_words(text: str) -> list[str]:
     """Return the words of a text in lower case, without punctuation, so that reformatting hides nothing."""
     return re.findall(r"\w+", text.lower())
 
@@ -47,7 +47,7 @@ class NgramIndex:
         self.order = order
         self._grams: set[int] = set()
         for text in texts:
-            self._grams |= _hashes(words(text), order)
+            self._grams |= _hashes(plain_words(text), order)
 
     def __len__(self) -> int:
         """Return the number of different n-grams."""
@@ -55,7 +55,7 @@ class NgramIndex:
 
     def overlap(self, text: str) -> float:
         """Return the share of the text's n-grams that the index holds, from 0 to 1; NaN if the text is too short."""
-        grams = _hashes(words(text), self.order)
+        grams = _hashes(plain_words(text), self.order)
         return len(grams & self._grams) / len(grams) if grams else float("nan")
 
 

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from llmbook.transformer import Cache, Decoder, TransformerConfig
+from llmbook.transformer import Cache, Decoder
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,13 @@ class Timing:
 
 
 @torch.no_grad()
-def time_generation(model: Decoder, prompt: Tensor, new: int, repeats: int = 3) -> Timing:
+def time_generation(model: Decoder, prompt: Tensor, max_new_tokens: int, repeats: int = 3) -> Timing:
     """Time greedy writing with a cache; one generation before the first that counts warms up.
 
     Args:
         model: in `eval` mode, on any device.
         prompt: token ids ``(batch, time)``.
-        new: tokens to write, from 2 up.
+        max_new_tokens: tokens to write, from 2 up.
         repeats: generations that are timed.
 
     Raises:
@@ -56,8 +56,8 @@ def time_generation(model: Decoder, prompt: Tensor, new: int, repeats: int = 3) 
         raise ValueError(f"{type(model).__name__} predicts no next token: time_generation takes a Decoder")
     if prompt.ndim != 2 or not prompt.numel():
         raise ValueError(f"prompt has shape {tuple(prompt.shape)}: it takes (batch, time) with at least one token")
-    if new < 2 or repeats < 1:
-        raise ValueError(f"new={new}, repeats={repeats}: they take 2 or more, and 1 or more")
+    if max_new_tokens < 2 or repeats < 1:
+        raise ValueError(f"max_new_tokens={max_new_tokens}, repeats={repeats}: they take 2 or more, and 1 or more")
     device = next(model.parameters()).device
     prompt = prompt.to(device)
 
@@ -72,24 +72,16 @@ def time_generation(model: Decoder, prompt: Tensor, new: int, repeats: int = 3) 
         out = model(prompt, use_cache=True)
         token = out.logits[:, -1].argmax(-1, keepdim=True)  # (batch, 1)
         read = now()
-        for _ in range(new - 1):
+        for _ in range(max_new_tokens - 1):
             out = model(token, past_key_values=out.past_key_values, use_cache=True)
             token = out.logits[:, -1].argmax(-1, keepdim=True)  # (batch, 1)
         first.append(read - begin)
         rest.append(now() - read)
     first_token, written = median(first[1:]), median(rest[1:])
     batch = len(prompt)
-    return Timing(batch, prompt.shape[1], new, first_token, written / (new - 1), batch * new / (first_token + written))
-
-
-def cache_bytes(config: TransformerConfig, batch: int, length: int, bytes_per_number: int = 4) -> int:
-    """Return the size of the cache: a key and a value for each layer, key-value head and token.
-
-    ``2 * layers * kv_heads * d_head * length * batch * bytes_per_number``.
-    """
-    if min(batch, length, bytes_per_number) < 1:
-        raise ValueError(f"batch={batch}, length={length}, bytes_per_number={bytes_per_number}: each takes 1 or more")
-    return 2 * config.num_layers * config.num_key_value_heads * config.d_head * length * batch * bytes_per_number
+    per_token = written / (max_new_tokens - 1)
+    speed = batch * max_new_tokens / (first_token + written)
+    return Timing(batch, prompt.shape[1], max_new_tokens, first_token, per_token, speed)
 
 
 def measured_cache_bytes(cache: Cache) -> int:

@@ -102,14 +102,14 @@ def take_bytes(texts: Sequence[str], num_bytes: int, seed: int | None = None) ->
 # --- vocabulary -------------------------------------------------------------------------------------------------------
 
 
-def words(text: str) -> list[str]:
+def vocabulary_words(text: str) -> list[str]:
     """Return the words of a text in lower case: letters, with ``_``, ``'`` and ``-`` inside; no digits."""
     return WORD.findall(text.lower())
 
 
 def word_counts(texts: Iterable[str]) -> Counter[str]:
     """Count the words of texts."""
-    return Counter(word for text in texts for word in words(text))
+    return Counter(word for text in texts for word in vocabulary_words(text))
 
 
 def keyness(domain: Mapping[str, int], reference: Mapping[str, int]) -> dict[str, float]:

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmbook.evaluation.benchmarks import Benchmark, Item
 from llmbook.evaluation.scoring import SHOT_DELIMITER
-from llmbook.files import write_whole
-from llmbook.runtime import without_progress_bars
+from llmbook.files import without_progress_bars, write_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -135,7 +134,7 @@ def _quiet() -> Iterator[None]:
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with without_progress_bars(), contextlib.redirect_stderr(io.StringIO()):
+        with without_progress_bars("datasets"), contextlib.redirect_stderr(io.StringIO()):
             yield
     finally:
         logger.setLevel(level)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 Array = NDArray[np.float64]
 
-MODELS = ("1pl", "2pl")
+KINDS = ("1pl", "2pl")
 POINTS = 41  # of the grid over abilities
 SPREAD = 0.5  # standard deviation of log a, and 2 of b: weak beliefs that keep a small table from running away
 
@@ -178,7 +178,7 @@ class ItemResponse:
     log_likelihood: float
 
 
-def fit(responses: ArrayLike, model: str = "2pl", guess: float = 0.0, prior: bool = True) -> ItemResponse:
+def fit(responses: ArrayLike, kind: str = "2pl", guess: float = 0.0, prior: bool = True) -> ItemResponse:
     """Fit difficulties and discriminations by marginal maximum likelihood (Bock and Aitkin 1981).
 
     Abilities are taken as drawn from a standard normal distribution and summed out on a grid:
@@ -187,16 +187,16 @@ def fit(responses: ArrayLike, model: str = "2pl", guess: float = 0.0, prior: boo
 
     Args:
         responses: ``(persons, items)`` of 0 and 1, without constant items.
-        model: ``1pl`` or ``2pl``.
+        kind: ``1pl`` or ``2pl``.
         guess: the lower asymptote ``c``, the same for all items: 1/4 where a blind guess among four is right.
         prior: add weak beliefs, ``log a ~ N(0, 0.5^2)`` and ``b ~ N(0, 2^2)``; without them an item that the best
             persons alone solve has no finite estimate.
 
     Raises:
-        ValueError: see :func:`check_responses`; an unknown model; a guess outside of 0 to 1.
+        ValueError: see :func:`check_responses`; an unknown kind; a guess outside of 0 to 1.
     """
-    if model not in MODELS:
-        raise ValueError(f"model={model!r}: it takes {', '.join(MODELS)}")
+    if kind not in KINDS:
+        raise ValueError(f"kind={kind!r}: it takes {', '.join(KINDS)}")
     _check_guess(guess)
     table = torch.tensor(check_responses(responses))  # (persons, items)
     items = table.shape[1]
@@ -205,7 +205,7 @@ def fit(responses: ArrayLike, model: str = "2pl", guess: float = 0.0, prior: boo
     share = table.mean(0).clamp(0.02, 0.98)
     start = -torch.logit(((share - guess) / (1 - guess)).clamp(0.05, 0.95))
     b = start.clone().requires_grad_()  # (items,)
-    log_a = torch.zeros(items if model == "2pl" else 1, dtype=torch.float64, requires_grad=True)
+    log_a = torch.zeros(items if kind == "2pl" else 1, dtype=torch.float64, requires_grad=True)
 
     def joint() -> Tensor:
         """Log-probability of each person's answers together with each ability, ``(persons, points)``."""

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from llmbook.evaluation.scoring import longest_context
-from llmbook.runtime import without_progress_bars
+from llmbook.files import without_progress_bars
+from llmbook.pretrained import model_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -40,6 +41,9 @@ class Loaded:
 def open_folder(folder: str | Path) -> Loaded:
     """Open a directory that ``hub.save`` or ``save_pretrained`` wrote, without a network and without running its code.
 
+    Args:
+        folder: or the name of a model that the book ships, see :func:`llmbook.pretrained.model_folder`.
+
     Raises:
         FileNotFoundError: no such folder, or no configuration, weights (safetensors) or tokenizer in it.
         ValueError: a model of a kind that cannot be evaluated, a damaged file, missing weights, a tokenizer with other
@@ -47,12 +51,9 @@ def open_folder(folder: str | Path) -> Loaded:
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is no folder: name one that hub.save or save_pretrained wrote")
-    for pattern in ("config.json", "*.safetensors"):
-        if not any(folder.glob(pattern)):
-            raise FileNotFoundError(f"{folder} has no {pattern}: save the model with hub.save or save_pretrained")
+    folder = model_folder(folder)
+    if not any(folder.glob("*.safetensors")):
+        raise FileNotFoundError(f"{folder} has no *.safetensors: save the model with hub.save or save_pretrained")
     if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt")):
         raise FileNotFoundError(
             f"{folder} has no tokenizer: save it beside the model, hub.save(model, folder, tokenizer) or "
@@ -62,7 +63,7 @@ def open_folder(folder: str | Path) -> Loaded:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
     kind = _kind(folder, config)
     auto: Any = AutoModelForCausalLM if kind == "causal" else AutoModelForMaskedLM
-    with without_progress_bars(), _one_line(folder):
+    with without_progress_bars("transformers"), _one_line(folder):
         model, info = auto.from_pretrained(
             folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, output_loading_info=True
         )

@@ -75,7 +75,7 @@ def simulate(
     strengths: ArrayLike,
     first: ArrayLike,
     second: ArrayLike,
-    generator: np.random.Generator,
+    rng: np.random.Generator,
     position_bias: float = 0.0,
     tie: float = 0.0,
 ) -> Comparisons:
@@ -88,7 +88,7 @@ def simulate(
         strengths: in logits, ``(players,)``.
         first: who is shown first, ``(comparisons,)``.
         second: who is shown second, ``(comparisons,)``.
-        generator: the source of randomness.
+        rng: the source of randomness.
         position_bias: logits that the first place is worth.
         tie: 0 for judges who never call a tie; with 1, equals tie in a third of the cases.
     """
@@ -98,7 +98,7 @@ def simulate(
     a, b = values[first] + position_bias, values[second]  # (comparisons,)
     scores = np.stack([b, (a + b) / 2 + (math.log(tie) if tie else -math.inf), a])  # (3, comparisons)
     chances = np.exp(scores - logsumexp(scores, axis=0)).cumsum(0)
-    drawn = (generator.random(len(first)) > chances[:2]).sum(0)  # 0, 1 or 2
+    drawn = (rng.random(len(first)) > chances[:2]).sum(0)  # 0, 1 or 2
     return Comparisons(first, second, drawn / 2, len(values))
 
 
@@ -248,7 +248,7 @@ def _check_connected(pairs: np.ndarray, counts: np.ndarray, players: int) -> Non
         )
 
 
-def bootstrap(
+def bootstrap_fits(
     games: Comparisons,
     resamples: int = 200,
     seed: int = 0,
@@ -269,9 +269,9 @@ def bootstrap(
     if resamples < 1:
         raise ValueError(f"resamples={resamples}: it takes a whole number from 1 up")
     pairs, counts = _cells(games)
-    generator = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     shares = counts.reshape(-1) / counts.sum()
-    drawn = generator.multinomial(len(games), shares, size=resamples).reshape(resamples, *counts.shape)
+    drawn = rng.multinomial(len(games), shares, size=resamples).reshape(resamples, *counts.shape)
     found = []
     for number, table in enumerate(drawn):
         kept = table.sum(1) > 0

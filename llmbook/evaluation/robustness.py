@@ -30,7 +30,7 @@ _KEYS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 _NEIGHBOURS = {key: row[max(0, i - 1) : i] + row[i + 1 : i + 2] for row in _KEYS for i, key in enumerate(row)}
 
 
-def typos(text: str, generator: np.random.Generator, rate: float = 0.1) -> str:
+def typos(text: str, rng: np.random.Generator, rate: float = 0.1) -> str:
     """Return a text with one slip of the finger in a share of its words of four ASCII letters or more.
 
     The slip is drawn: two letters exchanged, one left out, one doubled, or the key beside it hit. A word's first letter
@@ -44,9 +44,9 @@ def typos(text: str, generator: np.random.Generator, rate: float = 0.1) -> str:
 
     def slip(found: re.Match[str]) -> str:
         word = found[0]
-        if generator.random() >= rate:
+        if rng.random() >= rate:
             return word
-        kind, i = generator.integers(4), int(generator.integers(1, len(word) - 1))
+        kind, i = rng.integers(4), int(rng.integers(1, len(word) - 1))
         if kind == 0:
             return word[:i] + word[i + 1] + word[i] + word[i + 2 :]
         if kind == 1:
@@ -54,7 +54,7 @@ def typos(text: str, generator: np.random.Generator, rate: float = 0.1) -> str:
         if kind == 2:
             return word[: i + 1] + word[i:]
         near = _NEIGHBOURS[word[i].lower()]
-        return word[:i] + near[generator.integers(len(near))] + word[i + 1 :]
+        return word[:i] + near[rng.integers(len(near))] + word[i + 1 :]
 
     return re.sub(r"[A-Za-z]{4,}", slip, text)
 
@@ -98,7 +98,7 @@ _PHRASES = re.compile(
 )
 
 
-def paraphrase(text: str, generator: np.random.Generator, share: float = 1.0) -> str:
+def paraphrase(text: str, rng: np.random.Generator, share: float = 1.0) -> str:
     """Return a text in which a share of the phrases of ``PARAPHRASES`` are exchanged for others of the same meaning.
 
     The first letter stays a capital where it was one. A text without such a phrase is returned as it is.
@@ -111,9 +111,9 @@ def paraphrase(text: str, generator: np.random.Generator, share: float = 1.0) ->
 
     def other(found: re.Match[str]) -> str:
         choices = _OTHERS[found[0].lower()]
-        if generator.random() >= share:
+        if rng.random() >= share:
             return found[0]
-        new = choices[generator.integers(len(choices))]
+        new = choices[rng.integers(len(choices))]
         return new[0].upper() + new[1:] if found[0][0].isupper() else new
 
     return _PHRASES.sub(other, text)
@@ -330,8 +330,8 @@ def universal_trigger(
     device = next(model.parameters()).device
     table = model.backbone.embeddings.weight.detach()  # (vocab, d_model)
     permitted = torch.ones(len(table), dtype=torch.bool, device=device) if allowed is None else allowed.to(device)
-    generator = np.random.default_rng(seed)
-    trigger = generator.choice(permitted.nonzero()[:, 0].cpu().numpy(), size=length).tolist()
+    rng = np.random.default_rng(seed)
+    trigger = rng.choice(permitted.nonzero()[:, 0].cpu().numpy(), size=length).tolist()
     start, sign, losses = list(trigger), -1.0 if target is None else 1.0, []
 
     def batch_of(part: Sequence[Row], ids: Sequence[int]) -> Batch:
@@ -339,7 +339,7 @@ def universal_trigger(
 
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         for _ in range(steps):
-            chosen = generator.permutation(len(used))[:batch_size]
+            chosen = rng.permutation(len(used))[:batch_size]
             part = [used[row] if target is None else {**used[row], "labels": target} for row in chosen]
             gradient = sign * trigger_gradient(model, batch_of(part, trigger), at, length)  # (length, d_model)
             tried = hotflip(gradient, table, candidates, permitted).tolist()

@@ -15,16 +15,16 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from llmbook import tokenization
+from llmbook import pretrained, tokenization
 from llmbook.explore import assets
 from llmbook.explore.packing import Packed, pack_folder, pack_model
 from llmbook.explore.still import still
+from llmbook.pretrained import model_folder
 from llmbook.transformer import Decoder, Encoder
 from llmbook.viz.frames import InteractiveView, png
 from llmbook.viz.tokens import readable_tokens, visible
@@ -141,13 +141,13 @@ def prepare(
     _check(panels, temperature, top_k, top_p)
     shipped: dict[str, str] = {}
     if isinstance(model, str | Path):
-        folder = find(model)
+        folder = model_folder(model)
         network = hub.load(folder)
         if not isinstance(network, Decoder | Encoder):
             raise ValueError(f"{folder} holds an encoder-decoder: the page computes a decoder or an encoder")
         tokenizer = tokenizer or _tokenizer(isinstance(network, Decoder), folder)
-        packed = pack_folder(folder, tokenizer)
-        shipped = {"model": folder.name} if folder.parent == _shipped() else {}
+        packed = pack_folder(folder, tokenizer, network)
+        shipped = {"model": folder.name} if folder.parent == pretrained.FOLDER else {}
     else:
         network = model
         if tokenizer is None and symbols is None:
@@ -161,7 +161,7 @@ def prepare(
     if not ids or len(ids) > room:
         raise ValueError(f"text has {len(ids)} tokens: the explorer begins with 1 to {room} of them")
     place, probabilities, attention = _predict(network, ids, packed.kind, tokenizer)
-    words = assets.words(language)
+    words = assets.phrases(language)
     best = probabilities.topk(min(10, len(probabilities)))
     candidates = list(zip(names(best.indices.tolist()), best.values.tolist(), strict=True))
     shown = names(ids)
@@ -181,30 +181,13 @@ def prepare(
     return Exploration(packed, picture, settings, label, words["still"], facts)
 
 
-def find(model: str | Path) -> Path:
-    """Return the folder of a model that the book ships, or the folder that was named.
-
-    Raises:
-        FileNotFoundError: neither is there.
-    """
-    for folder in (Path(model), _shipped() / model):
-        if (folder / "config.json").is_file():
-            return folder
-    names = sorted(path.parent.name for path in _shipped().glob("*/config.json")) or ["none"]
-    raise FileNotFoundError(f"{model} is no folder with a config.json and no model of the book ({', '.join(names)})")
-
-
-def _shipped() -> Path:
-    return Path(str(files("llmbook"))) / "pretrained"
-
-
 def pack_shipped(name: str) -> Packed:
     """Pack a model that the book ships, with its tokenizer.
 
     Raises:
         FileNotFoundError: there is no such model.
     """
-    folder = find(name)
+    folder = model_folder(name)
     family = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
     return pack_folder(folder, _tokenizer(family == "llama", folder))
 
@@ -231,7 +214,7 @@ def _tokenizer(decoder: bool, folder: Path | None) -> Any:
 def _read(text: str, tokenizer: Any, symbols: Sequence[str] | None) -> tuple[list[int], Any]:
     """Return a text's ids and the function that names ids."""
     if symbols is None:
-        backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+        backend = tokenization.backend(tokenizer)
         return (backend.encode(text).ids if text else []), lambda ids: readable_tokens(backend, ids)
     known = {symbol: index for index, symbol in enumerate(symbols)}
     starts = len(symbols[0]) > 1
@@ -258,8 +241,7 @@ def _predict(
     output = exact(torch.tensor([ids]), output_attentions=True)
     place = len(ids) - 1
     if kind == "encoder":
-        backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
-        mask = backend.token_to_id("<mask>") if backend is not None else None
+        mask = tokenization.backend(tokenizer).token_to_id("<mask>") if tokenizer is not None else None
         place = ids.index(mask) if mask in ids else min(1, place)
     attention = torch.stack(output.attentions)[:, 0]  # (layers, heads, query, key)
     return place, output.logits[0, place].softmax(-1), attention

@@ -20,7 +20,7 @@ def asset(name: str) -> str:
     return (files("llmbook.explore") / name).read_text(encoding="utf-8")
 
 
-def words(language: str = "en", what: str = "words") -> dict[str, str]:
+def phrases(language: str = "en", what: str = "words") -> dict[str, str]:
     """Return all that the explorer says, or the pictures (``what="pictures"``), in a language.
 
     Raises:
@@ -44,7 +44,7 @@ def bundle(names: tuple[str, ...]) -> str:
 def script(language: str = "en") -> str:
     """Return the script that a page loads once its reader has reached an explorer: with style, words and worker."""
     css = asset("base.css") + asset("explorer.css")
-    parts = {"css": css, "words": words(language), "worker": bundle(WORKER)}
+    parts = {"css": css, "words": phrases(language), "worker": bundle(WORKER)}
     kit = json.dumps(parts, ensure_ascii=False)
     return (
         f"(() => {{\n{bundle(PAGE)}\nconst kit = {kit};\n"
@@ -56,7 +56,7 @@ def script(language: str = "en") -> str:
 def pictures_script(language: str = "en") -> str:
     """Return the script of the small pictures, all of them."""
     css = asset("base.css") + asset("pictures.css")
-    kit = json.dumps({"css": css, "words": words(language, "pictures")}, ensure_ascii=False)
+    kit = json.dumps({"css": css, "words": phrases(language, "pictures")}, ensure_ascii=False)
     return (
         f"(() => {{\n{bundle(PICTURES)}\nconst kit = {kit};\n"
         "self.llmbookPicture = (figure) => makePicture(figure, kit);\n})();\n"

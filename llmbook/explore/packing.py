@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import nn
 
+from llmbook import tokenization
 from llmbook.transformer import Decoder, Encoder, count_parameters
 
 MAGIC = b"LMX1"
@@ -60,8 +61,13 @@ def pack_model(model: Decoder | Encoder, tokenizer: Any = None, symbols: Sequenc
     return _pack(save(state), facts)
 
 
-def pack_folder(folder: str | Path, tokenizer: Any = None) -> Packed:
+def pack_folder(folder: str | Path, tokenizer: Any = None, model: Any = None) -> Packed:
     """Pack the ``model.safetensors`` of a folder that :func:`llmbook.hub.save` wrote, bit by bit as it is.
+
+    Args:
+        folder: with ``config.json`` and ``model.safetensors``.
+        tokenizer: of ``transformers`` or ``tokenizers``, a byte-level BPE as the book's.
+        model: what :func:`llmbook.hub.load` makes of the folder, where it is at hand; loaded by default.
 
     Raises:
         FileNotFoundError: no such file.
@@ -70,11 +76,11 @@ def pack_folder(folder: str | Path, tokenizer: Any = None) -> Packed:
     from llmbook import hub  # imports transformers' models: memory that the pictures do not need
 
     folder = Path(folder)
-    model = hub.load(folder)
+    model = hub.load(folder) if model is None else model
     kind = _kind(model)
     assert isinstance(model, Decoder | Encoder)
     weights = (folder / "model.safetensors").read_bytes()
-    stored = set(load(weights))
+    stored = set(_header(weights))
     names = {}
     theirs_of = hub.module_names(model.config, type(model))
     aliases = {alias: name for name, alias in hub.ALIASES.items()}
@@ -131,7 +137,7 @@ def tokenizer_facts(tokenizer: Any) -> dict[str, Any]:
     Raises:
         ValueError: a tokenizer of another kind, whose ids the page would not get right.
     """
-    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    backend = tokenization.backend(tokenizer)
     stored = json.loads(backend.to_str())
     model, before = stored["model"], stored.get("pre_tokenizer") or {}
     steps = [(step["type"], step.get("individual_digits"), step.get("use_regex"), step.get("add_prefix_space"))
@@ -163,11 +169,16 @@ def tokenizer_facts(tokenizer: Any) -> dict[str, Any]:
     }
 
 
+def _header(weights: bytes) -> dict[str, dict[str, Any]]:
+    """Return what a ``safetensors`` file says of each of its tensors, by name: type, shape and place."""
+    (length,) = struct.unpack("<Q", weights[:8])
+    return {name: entry for name, entry in json.loads(weights[8 : 8 + length]).items() if name != "__metadata__"}
+
+
 def _pack(weights: bytes, facts: dict[str, Any]) -> Packed:
     """Put facts and weights together."""
     (length,) = struct.unpack("<Q", weights[:8])
-    header = json.loads(weights[8 : 8 + length])
-    types = {entry["dtype"] for name, entry in header.items() if name != "__metadata__"}
+    types = {entry["dtype"] for entry in _header(weights).values()}
     if not types <= set(TYPES):
         raise ValueError(f"weights of type {', '.join(sorted(types - set(TYPES)))}: the page reads {', '.join(TYPES)}")
     sizes = {TYPES[name] for name in types}

@@ -18,8 +18,8 @@ import torch
 
 from llmbook.explore import assets
 from llmbook.generation import NextToken
+from llmbook.viz.figures import PALETTE, BookFigure, book_style
 from llmbook.viz.frames import InteractiveView, png
-from llmbook.viz.maps import PALETTE, STYLE_SHEET
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,7 +32,7 @@ def _view(name: str, data: dict[str, Any], figure: Figure, label: str, language:
     """Put picture, data and script together."""
     picture = png(figure)
     stored = json.dumps({"name": name, "data": data}, ensure_ascii=False, separators=(",", ":"))
-    sentence = assets.words(language)["still"]
+    sentence = assets.phrases(language)["still"]
     html = (
         f'<figure class="lm-explorer lm-picture" role="group" aria-label="{escape(label)}" '
         f'data-picture="{escape(stored)}" data-code="{assets.packed_pictures(language)}">'
@@ -44,11 +44,9 @@ def _view(name: str, data: dict[str, Any], figure: Figure, label: str, language:
 
 
 def _figure(columns: int, height: float = 2.6, **options: Any) -> tuple[Figure, np.ndarray]:
-    import matplotlib.pyplot as plt
-
-    with plt.style.context(STYLE_SHEET):
-        figure, axes = plt.subplots(1, columns, figsize=(7.2, height), squeeze=False, layout="constrained", **options)
-    plt.close(figure)
+    with book_style():
+        figure = BookFigure(figsize=(7.2, height), layout="constrained")
+        axes = figure.subplots(1, columns, squeeze=False, **options)
     return figure, axes[0]
 
 

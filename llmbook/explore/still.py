@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from llmbook.viz.maps import PALETTE, STYLE_SHEET
+from llmbook.viz.figures import PALETTE, BookFigure, book_style
 
 BARS = 10
 
@@ -24,12 +24,10 @@ def still(tokens: Sequence[str], attention: Any, candidates: Sequence[tuple[str,
     Returns:
         Matplotlib's ``Figure``.
     """
-    import matplotlib.pyplot as plt
-
     weights = np.asarray(attention)
     layers, heads = weights.shape[:2]
-    with plt.style.context(STYLE_SHEET):
-        figure = plt.figure(figsize=(7.4, max(2.6, 0.45 + 0.95 * layers)), layout="constrained")
+    with book_style():
+        figure = BookFigure(figsize=(7.4, max(2.6, 0.45 + 0.95 * layers)), layout="constrained")
         left, right = np.asarray(figure.subfigures(1, 2, width_ratios=[1, 1.35]))
         bars = left.subplots()
         names = [name for name, _ in candidates[:BARS]][::-1]
@@ -45,5 +43,4 @@ def still(tokens: Sequence[str], attention: Any, candidates: Sequence[tuple[str,
             ax.set_title(f"{layer}.{head}", fontsize=8, fontweight="normal", pad=2, loc="center")
             ax.set(xticks=[], yticks=[])
             ax.grid(False)
-        plt.close(figure)
     return figure

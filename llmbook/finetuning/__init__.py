@@ -1,9 +1,10 @@
 """Teaching a pretrained model a task (chapters 12 to 15).
 
-Examples become rows of token ids (a dictionary of lists), rows become batches, and `training.fit` trains on those:
+Examples become rows of token ids (a dictionary of lists), rows become batches, and ``training.fit`` trains on those:
 
+    backbone, tokenizer = hub.pretrained("pydocs-bert")
     rows = encode_texts(tokenizer, texts, labels, num_labels=10, max_length=96)
-    model = SequenceClassifier(hub.load(hub.shipped("pydocs-bert")).float(), num_labels=10)
+    model = SequenceClassifier(backbone, num_labels=10)
     training.fit(model, Examples(rows, batch_size=16, pad=tokenizer.pad_token_id), Settings(200), loss_of=loss)
     logits = predict(model, test_rows, tokenizer.pad_token_id)
 """

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmbook.finetuning.heads import SequenceClassifier, _states, pool
+from llmbook.finetuning.heads import SequenceClassifier, last_hidden_state, pool
 
 OPERATIONS = ("swap", "delete", "insert")
 
@@ -21,7 +21,7 @@ def _check_share(name: str, share: float) -> None:
         raise ValueError(f"{name}={share}: it takes a share from 0 to 1")
 
 
-def change_words(text: str, generator: np.random.Generator, share: float = 0.1) -> str:
+def change_words(text: str, rng: np.random.Generator, share: float = 0.1) -> str:
     """Return a text with one operation of EDA applied to a share of its words (Wei and Zou 2019, arXiv:1901.11196).
 
     The operation is drawn: ``swap`` exchanges two words, ``delete`` takes words out, ``insert`` puts in copies of other
@@ -37,9 +37,9 @@ def change_words(text: str, generator: np.random.Generator, share: float = 0.1) 
     count = min(round(share * len(places)), len(places) - 1)
     if count < 1:
         return text
-    operation = OPERATIONS[generator.integers(len(OPERATIONS))]
-    for place in generator.choice(places, size=count, replace=False):
-        other = generator.choice(places)
+    operation = OPERATIONS[rng.integers(len(OPERATIONS))]
+    for place in rng.choice(places, size=count, replace=False):
+        other = rng.choice(places)
         if operation == "swap":
             pieces[place], pieces[other] = pieces[other], pieces[place]
         elif operation == "delete":
@@ -97,7 +97,7 @@ def round_trip(
     text: str,
     there: Mapping[str, Mapping[str, float]],
     back: Mapping[str, Mapping[str, float]],
-    generator: np.random.Generator,
+    rng: np.random.Generator,
     share: float = 0.3,
 ) -> str:
     """Return a text with a share of its words translated word by word and back again, drawn from two tables.
@@ -111,17 +111,17 @@ def round_trip(
     _check_share("share", share)
     pieces = re.split(r"(\w+)", text)
     for place in range(1, len(pieces), 2):
-        if generator.random() < share:
-            foreign = _draw(there.get(pieces[place].lower()), generator)
-            pieces[place] = _draw(back.get(foreign or ""), generator) or pieces[place]
+        if rng.random() < share:
+            foreign = _draw(there.get(pieces[place].lower()), rng)
+            pieces[place] = _draw(back.get(foreign or ""), rng) or pieces[place]
     return "".join(pieces)
 
 
-def _draw(chances: Mapping[str, float] | None, generator: np.random.Generator) -> str | None:
+def _draw(chances: Mapping[str, float] | None, rng: np.random.Generator) -> str | None:
     if not chances:
         return None
     weights = np.array(list(chances.values()))
-    return str(generator.choice(list(chances), p=weights / weights.sum()))
+    return str(rng.choice(list(chances), p=weights / weights.sum()))
 
 
 def mix_up(model: SequenceClassifier, batch: Any, alpha: float = 0.4) -> Tensor:
@@ -137,7 +137,7 @@ def mix_up(model: SequenceClassifier, batch: Any, alpha: float = 0.4) -> Tensor:
     if not alpha > 0:
         raise ValueError(f"alpha={alpha}: it takes a number above 0")
     mask = batch["attention_mask"]  # (batch, time)
-    hidden = _states(model.backbone, batch["input_ids"], mask, None)  # (batch, time, d_model)
+    hidden = last_hidden_state(model.backbone, batch["input_ids"], mask, None)  # (batch, time, d_model)
     pooled = pool(hidden, mask, model.pooling)  # (batch, d_model)
     weight = torch.distributions.Beta(alpha, alpha).sample((len(batch),)).to(pooled.device)  # (batch,)
     partner = torch.randperm(len(batch), device=pooled.device)  # (batch,)

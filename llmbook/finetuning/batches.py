@@ -1,4 +1,4 @@
-"""Rows of different lengths as batches for `training.fit`, and the model's answers without the padding (chapter 12)."""
+"""Rows of different lengths as batches for ``training.fit``, and the model's answers without padding (chapter 12)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from llmbook.objectives import IGNORE
 
-#: One example: `input_ids` and, where there are any, `token_type_ids`, `labels` and so on; lists or single numbers.
+#: One example: ``input_ids`` and, where there are any, ``token_type_ids``, ``labels`` and so on; lists or single
+#: numbers.
 Row = Mapping[str, Any]
 #: What a row says about the answer: names of arguments that make a head compute a loss.
 TARGETS = ("labels", "start_positions", "end_positions")

@@ -17,8 +17,12 @@ from llmbook.transformer import Decoder, Encoder
 POOLING = ("first", "mean", "last")
 
 
-def _check_labels(labels: Tensor, size: int) -> None:
-    """Refuse labels that the head has no logit for; torch's own error names neither the label nor the range."""
+def check_label_range(labels: Tensor, size: int) -> None:
+    """Refuse labels that a head of ``size`` logits has none for; torch's own error names neither label nor range.
+
+    Raises:
+        ValueError: a label below 0, or ``size`` or more; ``IGNORE`` is allowed.
+    """
     counted = labels[labels != IGNORE]
     if counted.numel() and not 0 <= int(counted.min()) <= int(counted.max()) < size:
         raise ValueError(
@@ -27,7 +31,12 @@ def _check_labels(labels: Tensor, size: int) -> None:
         )
 
 
-def _make_head(backbone: Encoder | Decoder, num_labels: int) -> nn.Linear:
+def linear_head(backbone: Encoder | Decoder, num_labels: int) -> nn.Linear:
+    """Return a layer from ``d_model`` to the labels' logits, with small random weights and no bias to begin with.
+
+    Raises:
+        ValueError: fewer than two labels.
+    """
     if num_labels < 2:
         raise ValueError(f"num_labels={num_labels}: a classifier needs at least 2")
     head = nn.Linear(backbone.config.d_model, num_labels)
@@ -36,10 +45,20 @@ def _make_head(backbone: Encoder | Decoder, num_labels: int) -> nn.Linear:
     return head
 
 
-def _states(
+def last_hidden_state(
     backbone: Encoder | Decoder, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None
 ) -> Tensor:
-    """Return the last hidden states ``(batch, time, d_model)``; a decoder has no segments."""
+    """Return the last hidden states ``(batch, time, d_model)``; a decoder has no segments.
+
+    Args:
+        backbone: what is run.
+        input_ids: ``(batch, time)``.
+        attention_mask: ``(batch, time)``, 1 for tokens and 0 for padding.
+        token_type_ids: ``(batch, time)``, the segment of each token.
+
+    Raises:
+        ValueError: segments for a decoder.
+    """
     if isinstance(backbone, Encoder):
         return backbone.encode(input_ids, attention_mask, token_type_ids).last_hidden_state
     if token_type_ids is not None:
@@ -98,7 +117,7 @@ class SequenceClassifier(nn.Module):
         if self.pooling not in POOLING:
             raise ValueError(f"pooling={pooling!r}: it takes {', '.join(POOLING)}")
         self.backbone, self.num_labels, self.label_smoothing = backbone, num_labels, label_smoothing
-        self.dropout, self.head = nn.Dropout(dropout), _make_head(backbone, num_labels)
+        self.dropout, self.head = nn.Dropout(dropout), linear_head(backbone, num_labels)
         self.register_buffer("class_weights", class_weights, persistent=False)
 
     def forward(
@@ -111,11 +130,11 @@ class SequenceClassifier(nn.Module):
         """Return logits ``(batch, num_labels)`` and, where labels ``(batch,)`` are given, their cross-entropy."""
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)  # (batch, time)
-        hidden = _states(self.backbone, input_ids, attention_mask, token_type_ids)  # (batch, time, d_model)
+        hidden = last_hidden_state(self.backbone, input_ids, attention_mask, token_type_ids)  # (batch, time, d_model)
         logits = self.head(self.dropout(pool(hidden, attention_mask, self.pooling)))  # (batch, num_labels)
         if labels is None:
             return SequenceClassifierOutput(logits=logits)
-        _check_labels(labels, self.num_labels)
+        check_label_range(labels, self.num_labels)
         loss = F.cross_entropy(
             logits.float(), labels, self.class_weights, ignore_index=IGNORE, label_smoothing=self.label_smoothing
         )
@@ -129,7 +148,7 @@ class TokenClassifier(nn.Module):
         """Put a new head on a backbone, which is used as it is; ``dropout`` is of its last states."""
         super().__init__()
         self.backbone, self.num_labels = backbone, num_labels
-        self.dropout, self.head = nn.Dropout(dropout), _make_head(backbone, num_labels)
+        self.dropout, self.head = nn.Dropout(dropout), linear_head(backbone, num_labels)
 
     def forward(
         self,
@@ -143,11 +162,11 @@ class TokenClassifier(nn.Module):
         The label -100 marks tokens that are not counted: special tokens, padding, and the second and later tokens of a
         word.
         """
-        hidden = _states(self.backbone, input_ids, attention_mask, token_type_ids)  # (batch, time, d_model)
+        hidden = last_hidden_state(self.backbone, input_ids, attention_mask, token_type_ids)  # (batch, time, d_model)
         logits = self.head(self.dropout(hidden))  # (batch, time, num_labels)
         if labels is None:
             return TokenClassifierOutput(logits=logits)
-        _check_labels(labels, self.num_labels)
+        check_label_range(labels, self.num_labels)
         loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORE)
         return TokenClassifierOutput(loss=loss, logits=logits)
 
@@ -158,7 +177,7 @@ class SpanFinder(nn.Module):
     def __init__(self, backbone: Encoder | Decoder, dropout: float = 0.1) -> None:
         """Put a new head on a backbone, which is used as it is; ``dropout`` is of its last states."""
         super().__init__()
-        self.backbone, self.dropout, self.head = backbone, nn.Dropout(dropout), _make_head(backbone, 2)
+        self.backbone, self.dropout, self.head = backbone, nn.Dropout(dropout), linear_head(backbone, 2)
 
     def forward(
         self,
@@ -173,7 +192,7 @@ class SpanFinder(nn.Module):
         Padding gets the score ``-inf``, so that no probability goes there. A question without an answer has both
         positions, ``(batch,)``, at 0, the first token of the text.
         """
-        hidden = _states(self.backbone, input_ids, attention_mask, token_type_ids)  # (batch, time, d_model)
+        hidden = last_hidden_state(self.backbone, input_ids, attention_mask, token_type_ids)  # (batch, time, d_model)
         scores = self.head(self.dropout(hidden)).float()  # (batch, time, 2)
         if attention_mask is not None:
             scores = scores.masked_fill(attention_mask[..., None] == 0, -torch.inf)
@@ -181,6 +200,6 @@ class SpanFinder(nn.Module):
         if start_positions is None or end_positions is None:
             return QuestionAnsweringModelOutput(start_logits=start, end_logits=end)
         for positions in (start_positions, end_positions):
-            _check_labels(positions, scores.shape[1])
+            check_label_range(positions, scores.shape[1])
         loss = (F.cross_entropy(start, start_positions) + F.cross_entropy(end, end_positions)) / 2
         return QuestionAnsweringModelOutput(loss=loss, start_logits=start, end_logits=end)

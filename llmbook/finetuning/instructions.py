@@ -27,8 +27,8 @@ SOURCE = 400  # characters of a source that are kept
 LOSS_ON = ("answer", "everything")
 #: What is asked: the parts of the book's labelled data that have a text as their answer.
 TASKS = ("section", "topic", "type", "summary", "docstring")
-#: The chat template of this chapter in Jinja, as a tokenizer of `transformers` keeps it. What stands between
-#: `generation` and `endgeneration` is the assistant's: `apply_chat_template` can return it as a mask.
+#: The chat template of this chapter in Jinja, as a tokenizer of ``transformers`` keeps it. What stands between
+#: ``generation`` and ``endgeneration`` is the assistant's: ``apply_chat_template`` can return it as a mask.
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
     "{{ '<s>' + message['role'] + '\\n' }}"
@@ -43,14 +43,14 @@ _MARKS = re.compile(f"{re.escape(BOS)}|{re.escape(EOS)}")
 
 
 def chat_tokenizer() -> PreTrainedTokenizerFast:
-    """Return the tokenizer of `pydocs-gpt` with :data:`CHAT_TEMPLATE`; its end token is that of a turn, ``</s>``."""
+    """Return the tokenizer of ``pydocs-gpt`` with :data:`CHAT_TEMPLATE`; its end token is that of a turn, ``</s>``."""
     tokenizer = load_tokenizer("gpt")
     tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.eos_token = EOS
     return tokenizer
 
 
-def render(messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = False) -> str:
+def apply_chat_template(messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = False) -> str:
     """Write a conversation as one text, as ``apply_chat_template`` does with :data:`CHAT_TEMPLATE`.
 
     Args:
@@ -129,7 +129,7 @@ def prompt_row(tokenizer: PreTrainedTokenizerBase, example: Instruction, max_len
 
 
 def _turns(tokenizer: PreTrainedTokenizerBase, user: str) -> list[int]:
-    return _ids(tokenizer, render([{"role": "user", "content": user}], add_generation_prompt=True))
+    return _ids(tokenizer, apply_chat_template([{"role": "user", "content": user}], add_generation_prompt=True))
 
 
 def instruction_row(
@@ -137,8 +137,8 @@ def instruction_row(
 ) -> dict[str, list[int]]:
     """Return ``input_ids`` and ``labels`` of an instruction with its answer.
 
-    ``labels`` are the ids themselves where a token is taught and -100 elsewhere, unshifted as in `transformers`:
-    :func:`next_token_loss` compares each with the logits of the position before it.
+    ``labels`` are the ids themselves where a token is taught and -100 elsewhere, unshifted as in ``transformers``:
+    :func:`answer_loss` compares each with the logits of the position before it.
 
     Args:
         tokenizer: see :func:`chat_tokenizer`.
@@ -163,7 +163,7 @@ def instruction_row(
     return {"input_ids": prompt + answer, "labels": taught + answer}
 
 
-def next_token_loss(model: Decoder, batch: Batch) -> Tensor:
+def answer_loss(model: Decoder, batch: Batch) -> Tensor:
     """Return the mean loss of the labelled tokens in nats: what ``training.fit`` takes as ``loss_of``.
 
     The head is computed only where there is a label. Batches of packed rows (see :func:`pack`) keep their examples

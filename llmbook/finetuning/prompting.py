@@ -1,10 +1,11 @@
 """Asking a pretrained model without changing it, and learning the question (chapter 14).
 
-Tokens of a prompt that somebody wrote: :func:`log_likelihoods` scores answers, :func:`calibrate` takes out what the
-prompt favours by itself. A prompt that is learned: :class:`SoftPrompt` and :class:`Prefix` stand before a frozen
+Tokens of a prompt that somebody wrote: :func:`answer_log_likelihoods` scores answers, :func:`calibrate` takes out what
+the prompt favours by itself. A prompt that is learned: :class:`SoftPrompt` and :class:`Prefix` stand before a frozen
 model and take its place under the heads of chapter 12, or under :class:`LabelWords`, whose labels are words:
 
-    model = LabelWords(SoftPrompt(hub.load(hub.shipped("pydocs-gpt")).float(), init=ids), words=[[1147], [928]])
+    gpt, tokenizer = hub.pretrained("pydocs-gpt")
+    model = LabelWords(SoftPrompt(gpt, init=ids), words=[[1147], [928]])
     training.fit(model, Examples(rows, batch_size=16, pad=tokenizer.pad_token_id), Settings(100), loss_of=loss)
 """
 
@@ -40,7 +41,7 @@ def _padded(rows: Sequence[Ids], name: str) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def log_likelihoods(
+def answer_log_likelihoods(
     model: Decoder, prompts: Sequence[Ids], answers: Sequence[Ids], context: Ids = (), batch_size: int = 32
 ) -> Tensor:
     """Return ``log P(answer | context, prompt)`` in nats for each prompt and each answer.
@@ -62,7 +63,7 @@ def log_likelihoods(
         ValueError: an encoder, no prompt or answer, or one without a token.
     """
     if not isinstance(model, Decoder):
-        raise ValueError(f"{type(model).__name__} predicts no next token: log_likelihoods takes a Decoder")
+        raise ValueError(f"{type(model).__name__} predicts no next token: answer_log_likelihoods takes a Decoder")
     device = next(model.parameters()).device
     prompt_ids, prompt_mask = (part.to(device) for part in _padded(prompts, "prompts"))  # (prompts, time)
     answer_ids, answer_mask = (part.to(device) for part in _padded(answers, "answers"))  # (answers, length)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from llmbook.finetuning.heads import _check_labels, _make_head, _states, pool
+from llmbook.finetuning.heads import check_label_range, last_hidden_state, linear_head, pool
 from llmbook.objectives import IGNORE
 from llmbook.transformer import Decoder, Encoder
 
@@ -333,7 +333,7 @@ class MultiTaskClassifier(nn.Module):
             raise ValueError("num_labels is empty: give the number of labels of each task")
         self.backbone, self.num_labels = backbone, tuple(num_labels)
         self.pooling = "mean" if isinstance(backbone, Encoder) else "last"
-        self.dropout, self.heads = nn.Dropout(dropout), nn.ModuleList(_make_head(backbone, n) for n in num_labels)
+        self.dropout, self.heads = nn.Dropout(dropout), nn.ModuleList(linear_head(backbone, n) for n in num_labels)
 
     def forward(
         self,
@@ -358,7 +358,7 @@ class MultiTaskClassifier(nn.Module):
             raise ValueError(f"tasks run from {low} to {high}, the model has heads for 0 to {len(self.heads) - 1}")
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)  # (batch, time)
-        hidden = _states(self.backbone, input_ids, attention_mask, None)  # (batch, time, d_model)
+        hidden = last_hidden_state(self.backbone, input_ids, attention_mask, None)  # (batch, time, d_model)
         pooled = self.dropout(pool(hidden, attention_mask, self.pooling))  # (batch, d_model)
         every = [F.pad(head(pooled).float(), (0, max(self.num_labels) - n), value=-torch.inf)
                  for head, n in zip(self.heads, self.num_labels, strict=True)]  # fmt: skip
@@ -366,7 +366,7 @@ class MultiTaskClassifier(nn.Module):
         if labels is None:
             return SequenceClassifierOutput(logits=logits)
         for number, size in enumerate(self.num_labels):
-            _check_labels(labels[task == number], size)
+            check_label_range(labels[task == number], size)
         return SequenceClassifierOutput(loss=F.cross_entropy(logits, labels, ignore_index=IGNORE), logits=logits)
 
 

@@ -110,7 +110,7 @@ def embedding_score(
 
 
 def hidden_states(
-    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", layer: int = -1, batch: int = 32
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", layer: int = -1, batch_size: int = 32
 ) -> Embed:
     """Make any encoder of Hugging Face's usable by :func:`embedding_score`.
 
@@ -118,14 +118,14 @@ def hidden_states(
         model: as from ``AutoModel.from_pretrained``.
         tokenizer: the model's own; special tokens are left out of the matching.
         layer: which of the ``num_layers + 1`` states to take, the embeddings being number 0.
-        batch: texts that are computed together.
+        batch_size: texts that are computed together.
     """
     import torch
 
     def embed(texts: Sequence[str]) -> list[tuple[Sequence[Hashable], Any]]:
         found: list[tuple[Sequence[Hashable], Any]] = []
-        for start in range(0, len(texts), batch):
-            part = list(texts[start : start + batch])
+        for start in range(0, len(texts), batch_size):
+            part = list(texts[start : start + batch_size])
             encoded = tokenizer(
                 part, padding=True, truncation=True, return_tensors="pt", return_special_tokens_mask=True
             )

@@ -85,7 +85,7 @@ def _is_address(match: re.Match[str]) -> bool:
         address = ipaddress.ip_address(match[0])
     except ValueError:
         return False
-    written_out = sum(map(bool, match[0].split(":"))) > 2 and any(map(str.isdigit, match[0]))  # `be::` is none
+    written_out = sum(map(bool, match[0].split(":"))) > 2 and any(map(str.isdigit, match[0]))  # ``be::`` is none
     if address.version == 6 and not written_out:
         return False
     return address.is_global and not _VERSION.search(match.string[max(match.start() - 9, 0) : match.start()])

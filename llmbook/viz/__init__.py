@@ -4,11 +4,13 @@ One call draws the attention of any model: :func:`show_attention`.
 """
 
 from llmbook.viz.arcs import AttentionView, attention_view
+from llmbook.viz.figures import PALETTE, use_style
 from llmbook.viz.frames import InteractiveView
-from llmbook.viz.maps import PALETTE, attention_array, attention_grid, attention_map, use_style
-from llmbook.viz.reading import Attention, read_attention
+from llmbook.viz.maps import attention_array, attention_grid, attention_map
+from llmbook.viz.reading import read_attention
 from llmbook.viz.show import LABELS, show_attention
 from llmbook.viz.tokens import readable_tokens, visible
+from llmbook.viz.weights import Attention
 
 __all__ = [
     "LABELS",

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from llmbook.viz.maps import PALETTE, attention_array
+from llmbook.viz.figures import PALETTE
+from llmbook.viz.maps import attention_array
 from llmbook.viz.tokens import visible
 
 

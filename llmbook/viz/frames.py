@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llmbook.viz.maps import attention_grid
-from llmbook.viz.scripts import asset, pack, packed_scripts
+from llmbook.viz.scripts import asset, compressed, packed_scripts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from llmbook.viz.reading import Attention
+    from llmbook.viz.weights import Attention
 
 #: Pixels that a view takes before it is scaled to the page.
 WIDTHS = {"head": 345, "model": 970, "neuron": 1010}
@@ -64,10 +64,10 @@ def interactive_view(parts: Sequence[Attention], view: str, label: str, labels: 
     picture = png(attention_grid(parts, labels))
     html = (
         f'<figure class="lm-bertviz" role="group" aria-label="{escape(label)}" '
-        f'data-attention="{pack({"view": view, "html": frame(parts, view, label, labels)})}" '
+        f'data-attention="{compressed({"view": view, "html": frame_page(parts, view, label, labels)})}" '
         f'data-scripts="{packed_scripts(view)}"><style>{STYLE}</style>'
         f'<img alt="{escape(label)}" src="data:image/png;base64,{base64.b64encode(picture).decode()}">'
-        f"{table(parts, labels)}<script>{asset('views.js')}</script></figure>"
+        f"{weights_table(parts, labels)}<script>{asset('views.js')}</script></figure>"
     )
     sizes = ", ".join(f"{' x '.join(map(str, part.weights.shape))}" for part in parts)
     return InteractiveView(html, picture, f"InteractiveView({view}: {sizes})")
@@ -87,7 +87,7 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def frame(parts: Sequence[Attention], view: str, label: str, labels: Mapping[str, str]) -> str:
+def frame_page(parts: Sequence[Attention], view: str, label: str, labels: Mapping[str, str]) -> str:
     """Return the frame's page, but for the scripts."""
     first = parts[0]
     data: dict[str, Any] = {"root_div_id": "bertviz", "default_filter": "0", "options": {}}
@@ -157,7 +157,7 @@ def shorten(token: str) -> str:
     return token if len(token) <= LONGEST else token[: LONGEST - 1] + "…"
 
 
-def table(parts: Sequence[Attention], labels: Mapping[str, str]) -> str:
+def weights_table(parts: Sequence[Attention], labels: Mapping[str, str]) -> str:
     """Return a folded table of each head's strongest weights: what the picture shows, for readers who do not see it."""
     rows = []
     for part in parts:

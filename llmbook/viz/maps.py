@@ -1,33 +1,22 @@
-"""Attention as heat maps, and the look of the book's figures (used from chapter 1)."""
+"""Attention as heat maps (used from chapter 1)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from llmbook.viz.figures import BookFigure, book_style
+from llmbook.viz.weights import Attention, check_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from llmbook.viz.reading import Attention
-
-#: Colours of heads and of lines, told apart by colour-blind readers and legible on white and on near-black.
-PALETTE = ("#2f7fc4", "#d9700f", "#12906a", "#c0609a", "#8a6fd1", "#8b7a12", "#1793a5", "#7a7f87")
-
-STYLE_SHEET = str(files("llmbook") / "book.mplstyle")
 COLUMNS = 4  # of a grid with one layer
 WIDTH = 7.0  # inches, the book's column
-
-
-def use_style() -> None:
-    """Give matplotlib's figures the look of the book: its colours, light grid, white card in light and dark."""
-    import matplotlib.pyplot as plt
-
-    plt.style.use(STYLE_SHEET)
 
 
 def attention_array(weights: Any, tokens: Sequence[str], key_tokens: Sequence[str] | None = None) -> np.ndarray:
@@ -50,30 +39,6 @@ def attention_array(weights: Any, tokens: Sequence[str], key_tokens: Sequence[st
     return array
 
 
-def check_rows(array: np.ndarray, first_layer: int | None = None) -> None:
-    """Raise ``ValueError`` where a row of weights ``(..., query, key)`` is no distribution; zeros alone are accepted.
-
-    The message names the place of the first one, as its layer, head and query.
-    """
-    sums = array.sum(-1)
-    wrong = ~((array >= 0).all(-1) & (np.isclose(sums, 1, atol=1e-2) | (array == 0).all(-1)))  # NaN fails both
-    if not wrong.any():
-        return
-    place = [int(index) for index in np.argwhere(wrong)[0]]
-    names = ("layer", "head", "query")[-len(place) :]
-    where = ", ".join(f"{name} {index}" for name, index in zip(names, place, strict=True))
-    row = array[tuple(place)]
-    if np.isnan(row).any():
-        raise ValueError(
-            f"{where} has weights that are NaN: a softmax over a row that is masked throughout gives these "
-            "(mask with a large negative number, or set such rows to zero), and so does a diverged model"
-        )
-    what = f"sums to {row.sum():.3g}" if (row >= 0).all() else f"has the weight {row.min():.3g}"
-    raise ValueError(
-        f"each row of weights must be a distribution over the keys, but {where} {what}: pass them after the softmax"
-    )
-
-
 def attention_map(
     weights: Any,
     tokens: Sequence[str],
@@ -88,14 +53,14 @@ def attention_map(
     Without ``ax`` the map has a figure of its own, with a scale; in a row of maps only the outer ones are labelled.
     In cross-attention the keys have tokens of their own, ``key_tokens``.
     """
-    import matplotlib.pyplot as plt
-
     array = attention_array(weights, tokens, key_tokens)
     if len(array) != 1:
         raise ValueError(f"attention_map draws one head, not {len(array)}: pass weights[head] or weights.mean(0)")
     keys = tokens if key_tokens is None else key_tokens
     alone = ax is None
     if ax is None:
+        import matplotlib.pyplot as plt  # as the reader's own plots: the notebook shows it at the cell's end
+
         _, ax = plt.subplots(figsize=(2.4 + 0.26 * len(keys), 1.6 + 0.26 * len(tokens)))
     image = ax.imshow(array[0], vmin=0, vmax=1, cmap="Blues")
     plain: Any = {"fontsize": "small", "parse_math": False}  # a token may hold dollar signs
@@ -115,15 +80,13 @@ def attention_grid(parts: Sequence[Attention], labels: Mapping[str, str], width:
 
     Each part of an encoder-decoder has a grid of its own, one below the other.
     """
-    import matplotlib.pyplot as plt
-
-    with plt.style.context(STYLE_SHEET):
+    with book_style():
         shapes = [_grid_shape(part, width) for part in parts]
         heights = [
             rows * (cell[1] + 0.3 * part.one_layer) + 1.1 for part, (rows, _, cell) in zip(parts, shapes, strict=True)
         ]
         columns = max(columns * cell[0] for _, columns, cell in shapes)
-        figure = plt.figure(figsize=(min(width, columns + 2.1), sum(heights)))
+        figure = BookFigure(figsize=(min(width, columns + 2.1), sum(heights)))
         figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.03, wspace=0.01, hspace=0.01)
         grids = figure.subfigures(len(parts), 1, height_ratios=heights, squeeze=False)[:, 0]
         for grid, part, (rows, columns, cell) in zip(grids, parts, shapes, strict=True):
@@ -134,7 +97,6 @@ def attention_grid(parts: Sequence[Attention], labels: Mapping[str, str], width:
             bar = grid.colorbar(image, ax=axes, shrink=min(1, 1.8 / (rows * cell[1])), aspect=16, pad=0.015)
             bar.set_label(labels["weight"], fontsize=9)
             bar.ax.tick_params(labelsize=8)
-        plt.close(figure)  # the notebook shows what is returned, once
     return figure
 
 

@@ -5,64 +5,18 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llmbook.viz.maps import check_rows
 from llmbook.viz.tokens import readable_tokens, visible
+from llmbook.viz.weights import Attention, check_rows
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 PARTS = ("encoder", "decoder", "cross")
-
-
-@dataclass(frozen=True)
-class Attention:
-    """The weights of a model, or of one part of an encoder-decoder, and what they are called.
-
-    Attributes:
-        name: ``self``, or ``encoder``, ``decoder``, ``cross``.
-        weights: ``(layers, heads, query, key)``.
-        queries: the tokens that attend.
-        keys: the tokens attended to.
-        layers: number of each layer, as the model counts them from 0.
-        heads: number of each head.
-        vectors: queries and keys ``(layers, heads, tokens, d_head)``, positions applied, where they were asked for.
-    """
-
-    name: str
-    weights: np.ndarray
-    queries: list[str]
-    keys: list[str]
-    layers: list[int]
-    heads: list[int]
-    vectors: tuple[np.ndarray, np.ndarray] | None = None
-
-    @property
-    def one_layer(self) -> bool:
-        """Tell whether there is a single layer."""
-        return len(self.layers) == 1
-
-    def select(self, layers: int | Sequence[int] | None, heads: int | Sequence[int] | None) -> Attention:
-        """Keep some layers and heads, each once, in the order given."""
-        chosen = _indices("layers", layers, len(self.layers)), _indices("heads", heads, len(self.heads))
-        at = np.ix_(*chosen)
-        vectors = self.vectors and (self.vectors[0][at], self.vectors[1][at])
-        return replace(self, weights=self.weights[at], layers=chosen[0], heads=chosen[1], vectors=vectors)
-
-
-def _indices(name: str, wanted: int | Sequence[int] | None, count: int) -> list[int]:
-    if wanted is None:
-        return list(range(count))
-    chosen = [int(index) for index in ([wanted] if isinstance(wanted, (int, np.integer)) else wanted)]
-    if not chosen or len({*chosen}) < len(chosen) or not all(0 <= index < count for index in chosen):
-        raise ValueError(
-            f"{name}={wanted!r}: there are {count}, numbered 0 to {count - 1}; give one or several different ones"
-        )
-    return chosen
 
 
 def given_attention(attention: Any, tokens: Sequence[str] | None, key_tokens: Sequence[str] | None) -> Attention:

@@ -81,7 +81,7 @@ LIBRARIES = {
 }
 
 
-def file_name(library: str) -> str:
+def library_file(library: str) -> str:
     """Return the name of a library's file, without version and folder."""
     return LIBRARIES[library][0].rpartition("/")[2]
 
@@ -96,7 +96,7 @@ def libraries() -> str | None:
     texts = []
     for library, (_, expected) in LIBRARIES.items():
         try:
-            text = (FOLDER / file_name(library)).read_bytes()
+            text = (FOLDER / library_file(library)).read_bytes()
         except OSError:
             return None
         if integrity(text) != expected:
@@ -123,7 +123,7 @@ def view_script(view: str) -> str:
     return text.replace("PYTHON_PARAMS", "window.bertviz_params")
 
 
-def pack(value: Any) -> str:
+def compressed(value: Any) -> str:
     """Return a JSON value compressed, as text; the same for the same value."""
     data = json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
     return base64.b64encode(gzip.compress(data, 9, mtime=0)).decode()
@@ -139,7 +139,7 @@ def packed_scripts(*views: str) -> str:
     """Return what draws the views, packed: the libraries or, where there are none, the tags that load them."""
     text = libraries()
     scripts = {"libraries": text, "tags": tags() if text is None else ""}
-    return pack(scripts | {view: view_script(view) for view in views})
+    return compressed(scripts | {view: view_script(view) for view in views})
 
 
 def site_script() -> str:

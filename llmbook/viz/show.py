@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from llmbook.viz.arcs import AttentionView, attention_view
 from llmbook.viz.frames import InteractiveView, interactive_view
 from llmbook.viz.maps import attention_grid
-from llmbook.viz.reading import PARTS, Attention, given_attention, read_attention
+from llmbook.viz.reading import PARTS, given_attention, read_attention
+from llmbook.viz.weights import Attention
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

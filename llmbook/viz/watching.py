@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from llmbook.viz.reading import Attention
+from llmbook.viz.weights import Attention
 
 
 @dataclass(eq=False)
