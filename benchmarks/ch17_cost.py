@@ -1,9 +1,9 @@
 """What `pydocs-gpt` costs to run, and what its quality costs: `llmbook/results/evaluation_cost.json` (chapter 17).
 
 First part: time to the first token, per token, throughput and memory against batch and prompt length, in float32 and
-bfloat16. Second part: bits per byte of held-out documents, under the book's convention, against seconds of processor
-time per thousand scored tokens and memory, for several context lengths and precisions, and for n-gram models counted on
-the same training text. Measurements that the file holds already are kept.
+bfloat16. Second part: bits per byte of held-out documents, under the book's convention, against seconds per thousand
+scored tokens and memory, for several context lengths and precisions, and for n-gram models counted on the same training
+text. Measurements that the file holds already are kept.
 
     python benchmarks/ch17_cost.py
 """
@@ -36,9 +36,9 @@ def bits_and_seconds(
 ) -> dict[str, float]:
     """Score documents under the book's convention, in windows of so many tokens."""
     convention, batch_size = BOOK.with_window(context), max(1, 4096 // context)
-    begin = time.process_time()
+    begin = time.perf_counter()
     found = np.concatenate(document_log_probs(model, documents, convention, END, batch_size=batch_size))  # (tokens,)
-    seconds = time.process_time() - begin
+    seconds = time.perf_counter() - begin
     return {"bits_per_byte": bits_per_byte(found, num_bytes), "seconds_per_1000": 1000 * seconds / len(found)}
 
 

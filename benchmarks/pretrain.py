@@ -228,7 +228,7 @@ def comparison(documents: Sequence[np.ndarray], held_out: Sequence[str]) -> str:
     most = max(run["tokens"] for run in recorded)
     lstm = [run["bits_per_byte"] for run in recorded if run["model"] == "LSTMLM" and run["tokens"] == most]
     text = (
-        f"Convention: {BOOK.describe()}. Under it Kneser-Ney smoothing of order 5, counted on the tokens that this "
+        f"Convention: {BOOK.describe()}. Under it Kneser-Ney smoothing of order 5, counted on the same tokens as this "
         f"model was trained on, needs {bits:.3f} bits per byte, and the LSTM of chapter 1, in its windows of 64 "
         f"tokens, after its longest recorded training ({most:,} tokens) {min(lstm):.3f}."
     )

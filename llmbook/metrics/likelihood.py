@@ -30,7 +30,8 @@ def bits_per_byte(log_probs: ArrayLike, num_bytes: int) -> float:
         num_bytes: length of the same text in UTF-8 bytes, at least 1.
 
     Returns:
-        ``-sum(log2 p) / num_bytes``. Tokens cancel out, so models with different tokenizers compare.
+        ``-sum(log2 p) / num_bytes``. Tokens cancel out, so models with different tokenizers compare, if both read the
+        text under one convention: ``llmbook.evaluation.likelihood`` has names for these.
     """
     if num_bytes < 1:
         raise ValueError(f"num_bytes={num_bytes}: it takes the text's length in UTF-8 bytes, at least 1")
