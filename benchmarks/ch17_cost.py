@@ -17,15 +17,15 @@ from dataclasses import asdict
 import torch
 from tqdm.auto import tqdm
 
-from llmbook import corpora, hub, ngram, runtime, tokenization
+from llmbook import corpora, hub, ngram, results, runtime, tokenization
 from llmbook.evaluation import cost
 from llmbook.metrics import bits_per_byte
-from recording import ROOT, origin, write
+from recording import origin, write
 
 BATCHES, LENGTHS, NEW = (1, 2, 4, 8, 16), (32, 64, 128, 256, 448), 32
 CONTEXTS, ORDERS, DOCUMENTS = (16, 64, 256, 512), (2, 3, 5), 200
 CHECK = {"context": 16, "documents": 20}  # what the chapter computes again
-PATH = ROOT / "llmbook" / "results" / "evaluation_cost.json"
+PATH = results.FOLDER / "evaluation_cost.json"
 
 
 @torch.no_grad()
