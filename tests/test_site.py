@@ -24,7 +24,7 @@ def pages():
 
 @pytest.fixture(scope="session")
 def address():
-    subprocess.run([sys.executable, ROOT / "tools" / "site.py", "--if-changed"], check=True)
+    subprocess.run([sys.executable, ROOT / "tools" / "build_site.py", "--if-changed"], check=True)
     with serve(SITE) as address:
         yield address
 

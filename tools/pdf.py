@@ -193,7 +193,7 @@ def main() -> int:
 
     try:
         paths = select(arguments.chapter)
-        build = [sys.executable, ROOT / "tools" / "site.py", "--if-changed"]
+        build = [sys.executable, ROOT / "tools" / "build_site.py", "--if-changed"]
         subprocess.run(build, check=True, stdout=subprocess.DEVNULL)
         target = TARGET / f"{Path(paths[0]).stem if arguments.chapter else 'book'}.pdf"
         with served(SITE) as address, sync_playwright() as playwright:
