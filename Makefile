@@ -30,7 +30,8 @@ lab: venv ## open JupyterLab on the notebooks
 	  $(if $(filter 0,$(shell id -u)),--allow-root)
 
 serve: venv ## serve the built site on this machine: PORT=8000
-	@$(RUN) tools/serve.py '$(PORT)'
+	@test -f _build/html/index.html || { echo 'error: there is no site yet: run `make book` first' >&2; exit 1; }
+	@$(RUN) -m http.server --bind 127.0.0.1 --directory _build/html '$(PORT)'
 
 assignments: venv ## write student notebooks, nbgrader's course folder and Gradescope's zips
 	@$(RUN) tools/assignments.py

@@ -2,73 +2,65 @@
 
 Runs the chapter's own code (the cells tagged `engine` of its manuscript), so nothing is defined twice. Every family is
 trained for each number of passes from each seed, and fills the chapter's held-out gaps in each of the chapter's ways.
+Runs that the file holds already, made by the same code, are kept: repeat the command until nothing is left to do.
 
     python benchmarks/ch02_three_families.py --passes 1 3 10
 """
 
-import argparse
 import itertools
-import math
-import re
 import time
-from collections import Counter, defaultdict
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from types import ModuleType
+from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from tqdm.auto import tqdm
 
-from llmbook import corpora, runtime
-from recording import ROOT, origin, run_engine, write
+from llmbook import corpora, results
+from recording import Job, Runs, parser
 
-
-def engine(rt: runtime.Runtime) -> dict:
-    """Return what chapter 2's cells tagged `engine` define."""
-    namespace = {"Counter": Counter, "defaultdict": defaultdict, "NamedTuple": NamedTuple, "Tensor": Tensor, "F": F}
-    modules = {"math": math, "re": re, "np": np, "torch": torch, "nn": nn, "corpora": corpora, "rt": rt}
-    return run_engine("02-three-families", namespace | modules)
+CHAPTER = "02-three-families"
+PATH = results.FOLDER / "three_families.json"
+CONFIRM_BY = ("autoregressive, left side only 1 0", "autoencoding 1 0", "sequence-to-sequence 1 0")
 
 
-def family_runs(chapter: dict, name: str, passes: int, seed: int) -> list[dict]:
+def family_runs(chapter: ModuleType, name: str, passes: int, seed: int) -> list[dict[str, Any]]:
     """Train one family; return the share of gaps that it fills, for each way of asking it."""
     torch.manual_seed(seed)
-    rt = chapter["rt"]
-    model = chapter["Backbone"](chapter["V"], chapter["WIDTH"], chapter["LAYERS"]).to(rt.device)
+    rt = chapter.rt
+    model = chapter.Backbone(chapter.V, chapter.WIDTH, chapter.LAYERS).to(rt.device)
     start = time.perf_counter()
-    batches = chapter["stream"](chapter["FAMILIES"][name], chapter["train"], passes, rt.generator(seed))
-    chapter["train_model"](model, batches)
+    batches = chapter.stream(chapter.FAMILIES[name], chapter.train, passes, rt.generator(seed))
+    chapter.train_model(model, batches)
     seconds = time.perf_counter() - start
     model.eval()
-    ways = {method: fill for method, (family, fill) in chapter["METHODS"].items() if family == name}
-    shares = {method: chapter["fill_gaps"](model, fill).eq(chapter["answers"]) for method, fill in ways.items()}
     size = {"seconds": seconds, "parameters": sum(p.numel() for p in model.parameters())}
-    return [
-        {"method": method, "passes": passes, "seed": seed, "gaps": right.double().mean().item(), **size}
-        for method, right in shares.items()
-    ]
+    shares = [chapter.fill_gaps(model, fill).eq(chapter.answers) for fill in ways(chapter, name).values()]
+    return [{"gaps": right.double().mean().item(), **size} for right in shares]
+
+
+def ways(chapter: ModuleType, name: str) -> dict[str, Any]:
+    """Return the chapter's ways of asking a family for a gap."""
+    return {method: fill for method, (family, fill) in chapter.METHODS.items() if family == name}
+
+
+def jobs(chapter: ModuleType, passes: Sequence[int]) -> Iterator[Job]:
+    """Yield a job for each training; it makes a run for each way of asking."""
+    for count, name, seed in itertools.product(passes, chapter.FAMILIES, chapter.SEEDS):
+        keys = [{"method": method, "passes": count, "seed": seed} for method in ways(chapter, name)]
+        yield Job(lambda name=name, count=count, seed=seed: family_runs(chapter, name, count, seed), *keys)
 
 
 def main() -> None:
     """Train, fill gaps, record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--passes", type=int, nargs="+", required=True, help="how often the text is seen")
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--passes", type=int, nargs="+", default=[1, 3, 10], help="how often the text is seen")
+    arguments = options.parse_args()
 
-    record = origin()
-    rt = runtime.setup()
-    chapter = engine(rt)
-    runs = []
-    jobs = itertools.product(sorted(arguments.passes), chapter["FAMILIES"], chapter["SEEDS"])
-    for passes, name, seed in tqdm(list(jobs), desc="runs"):
-        runs += family_runs(chapter, name, passes, seed)
-        tqdm.write(f"{runs[-1]['method']}, {passes} passes, seed {seed}: {runs[-1]['gaps']:.3f} of the gaps")
-
-    sizes = {"sentences": len(chapter["train"]), "words": sum(map(len, chapter["train"]))}
-    sizes["gaps"] = len(chapter["answers"])
-    record |= {"device": str(rt), "data": corpora.describe(chapter["docs"]), "engine_sha256": chapter["engine_sha256"]}
-    write(ROOT / "llmbook" / "results" / "three_families.json", record | sizes | {"runs": runs})
+    runs = Runs(PATH, CHAPTER, arguments, CONFIRM_BY)
+    train = runs.chapter.train
+    runs.about |= {"data": corpora.describe(runs.chapter.docs), "sentences": len(train)}
+    runs.about |= {"words": sum(map(len, train)), "gaps": len(runs.chapter.answers)}
+    runs.go(jobs(runs.chapter, sorted(arguments.passes)))
 
 
 if __name__ == "__main__":

@@ -27,11 +27,11 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
 
-from llmbook import flash
+from llmbook import flash, results
 from llmbook.attention import causal_mask, scaled_dot_product_attention
-from recording import ROOT, origin, write
+from recording import origin, write
 
-RESULT = ROOT / "llmbook" / "results" / "attention.json"
+RESULT = results.FOLDER / "attention.json"
 #: rows, cols, warps, stages that are tried for the kernel; None is its own choice
 CONFIGS = [None, *itertools.product((64, 128), (64, 128), (4, 8), (2, 3))]
 #: largest difference from the exact result that rounding explains, for inputs of variance one

@@ -2,86 +2,79 @@
 
 Runs the chapter's own code (the cells tagged `engine` of its manuscript), so nothing is defined twice. Every scheme,
 T5's buckets included, is trained on texts of 64 tokens and tested up to 512: on the chapter's three questions about
-order, and as a language model on the bytes of `pydocs`.
+order, and as a language model on the bytes of `pydocs`. Runs that the file holds already, made by the same code, are
+kept: repeat the command until nothing is left to do.
 
     python benchmarks/ch04_positions.py --layers 2 --steps 400 --bytes 1000000
 """
 
-import argparse
 import itertools
-import math
 import time
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import nn
-from tqdm.auto import tqdm
+from torch import Tensor
 
-from llmbook import corpora, positions, runtime
-from llmbook.attention import MultiHeadAttention, causal_mask
-from recording import ROOT, origin, run_engine, write
+from llmbook import corpora, results
+from recording import Job, Runs, parser
 
+CHAPTER = "04-positions"
+PATH = results.FOLDER / "positions.json"
+CONFIRM_BY = ("three back learned 0", "sinusoidal 0")
 BATCH = 8
 
 
-def engine(rt: runtime.Runtime) -> dict:
-    """Return what chapter 4's cells tagged `engine` define."""
-    modules = {"F": F, "itertools": itertools, "math": math, "nn": nn, "np": np, "torch": torch}
-    ours = {"MultiHeadAttention": MultiHeadAttention, "causal_mask": causal_mask, "positions": positions, "rt": rt}
-    return run_engine("04-positions", modules | ours)
-
-
-def order_run(chapter: dict, question: str, position: str, seed: int, steps: int, layers: int) -> dict:
+def order_run(chapter: ModuleType, question: str, position: str, seed: int, steps: int, layers: int) -> dict[str, Any]:
     """Train one model to answer one question about order; return its accuracy by range of places."""
     start = time.perf_counter()
-    model = chapter["learn"](question, position, seed, steps, batch=BATCH, num_layers=layers)
+    model = chapter.learn(question, position, seed, steps, batch=BATCH, num_layers=layers)
     seconds = time.perf_counter() - start
-    shares = chapter["by_range"](chapter["accuracy"](model, question))
-    return {"question": question, "position": position, "seed": seed, "seconds": seconds, **shares}
+    return {"seconds": seconds, **chapter.by_range(chapter.accuracy(model, question))}
 
 
 def language_run(
-    chapter: dict, position: str, seed: int, text: torch.Tensor, held_out: torch.Tensor, layers: int
-) -> dict:
+    chapter: ModuleType, position: str, seed: int, text: Tensor, held_out: Tensor, layers: int
+) -> dict[str, Any]:
     """Train one language model; return its bits per byte in each bin of places."""
     start = time.perf_counter()
-    model = chapter["language_model"](position, seed, text, batch=BATCH, num_layers=layers)
+    model = chapter.language_model(position, seed, text, batch=BATCH, num_layers=layers)
     seconds = time.perf_counter() - start
-    bits = chapter["binned"](chapter["bits"](model, held_out))
-    parameters = sum(p.numel() for p in model.parameters())
-    return {"position": position, "seed": seed, "seconds": seconds, "parameters": parameters, "bits_per_byte": bits}
+    bits = chapter.binned(chapter.bits(model, held_out))
+    return {"seconds": seconds, "parameters": sum(p.numel() for p in model.parameters()), "bits_per_byte": bits}
+
+
+def jobs(chapter: ModuleType, text: Tensor, held_out: Tensor, steps: int, layers: int) -> Iterator[Job]:
+    """Yield the questions about order, then the language models."""
+    schemes = (*chapter.SCHEMES, "t5")
+    for question, position, seed in itertools.product(chapter.QUESTIONS, schemes, chapter.SEEDS):
+        key = {"question": question, "position": position, "seed": seed}
+        yield Job(lambda key=key: order_run(chapter, **key, steps=steps, layers=layers), key, where=("order",))
+    for position, seed in itertools.product(schemes, chapter.SEEDS):
+        key = {"position": position, "seed": seed}
+        yield Job(
+            lambda key=key: language_run(chapter, **key, text=text, held_out=held_out, layers=layers),
+            key, where=("language",),
+        )  # fmt: skip
 
 
 def main() -> None:
     """Train, test, record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layers", type=int, default=2, help="layers of the models")
-    parser.add_argument("--steps", type=int, default=400, help="training steps for a question about order")
-    parser.add_argument("--bytes", type=int, default=1_000_000, help="size of the language models' training text")
-    arguments = parser.parse_args()
-
-    record = origin()
-    rt = runtime.setup()
-    chapter = engine(rt)
-    schemes, seeds = (*chapter["SCHEMES"], "t5"), chapter["SEEDS"]
-    docs = corpora.pydocs()
-    fingerprint = corpora.describe(docs)
-    docs = docs.shuffle(seed=0)
-    text = chapter["byte_stream"](docs["train"]["text"], arguments.bytes)
-    held_out = chapter["byte_stream"](docs["test"]["text"], chapter["HELD_OUT"])
-
-    order, language = [], []
-    for job in tqdm(list(itertools.product(chapter["QUESTIONS"], schemes, seeds)), desc="questions"):
-        order.append(order_run(chapter, *job, arguments.steps, arguments.layers))
-    for position, seed in tqdm(list(itertools.product(schemes, seeds)), desc="language models"):
-        language.append(language_run(chapter, position, seed, text, held_out, arguments.layers))
-        tqdm.write(f"{position} {seed}: {[round(b, 2) for b in language[-1]['bits_per_byte']]}")
+    options = parser(__doc__)
+    options.add_argument("--layers", type=int, default=2, help="layers of the models")
+    options.add_argument("--steps", type=int, default=400, help="training steps for a question about order")
+    options.add_argument("--bytes", type=int, default=1_000_000, help="size of the language models' training text")
+    arguments = options.parse_args()
 
     settings = {"layers": arguments.layers, "steps": arguments.steps, "bytes": arguments.bytes}
-    record |= {"engine_sha256": chapter["engine_sha256"], "device": str(rt), "data": fingerprint, **settings}
-    record |= {"edges": chapter["EDGES"], "order": order, "language": language}
-    write(ROOT / "llmbook" / "results" / "positions.json", record)
+    runs = Runs(PATH, CHAPTER, arguments, CONFIRM_BY, settings)
+    chapter = runs.chapter
+    docs = corpora.pydocs()
+    runs.about |= {"data": corpora.describe(docs), "edges": chapter.EDGES}
+    docs = docs.shuffle(seed=0)
+    text = chapter.byte_stream(docs["train"]["text"], arguments.bytes)
+    held_out = chapter.byte_stream(docs["test"]["text"], chapter.HELD_OUT)
+    runs.go(jobs(chapter, text, held_out, arguments.steps, arguments.layers))
 
 
 if __name__ == "__main__":

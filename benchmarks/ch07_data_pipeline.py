@@ -7,21 +7,15 @@ Runs the chapter's own code (the cells tagged `engine` of its manuscript) on its
 """
 
 import argparse
-import math
-import re
 import tempfile
 import time
-from importlib.metadata import distributions
 from pathlib import Path
 
-from llmbook import corpora, pipeline
-from recording import ROOT, origin, run_engine, write
+import recording
+from llmbook import corpora, pipeline, results
 
-
-def engine(work: Path) -> dict:
-    """Return what chapter 7's cells tagged `engine` define."""
-    modules = {"re": re, "math": math, "time": time, "distributions": distributions}
-    return run_engine("07-data", modules | {"pipeline": pipeline, "work": work})
+CHAPTER = "07-data"
+PATH = results.FOLDER / "data_pipeline.json"
 
 
 def engine_runs(work: Path, records: list[dict]) -> dict[str, float]:
@@ -49,26 +43,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=int, default=4000, help="documents of pydocs besides the crawl")
     parser.add_argument("--repeats", type=int, default=3, help="runs of which the fastest counts")
-    parser.add_argument("--out", type=Path, default=ROOT / "llmbook" / "results" / "data_pipeline.json")
+    parser.add_argument("--out", type=Path, default=PATH)
     args = parser.parse_args()
-    record = origin()
+    record = recording.origin()
     with tempfile.TemporaryDirectory() as folder:
-        chapter = engine(Path(folder))
-        crawled = sorted((row for row in chapter["crawl"]() if row["text"].strip()), key=lambda row: row["id"])
+        chapter = recording.chapter(CHAPTER, work=Path(folder))
+        crawled = sorted((row for row in chapter.crawl() if row["text"].strip()), key=lambda row: row["id"])
         docs = corpora.pydocs()["train"].shuffle(seed=0)["text"][: args.documents]
         sample = [text for text in [*(row["text"] for row in crawled), *docs] if len(text.split()) >= 5]
         speeds = {}
-        for name, (ours, theirs) in chapter["contest"].items():
-            fast, reference = (chapter["speed"](f, sample, args.repeats) for f in (ours, theirs))
+        for name, (ours, theirs) in chapter.contest.items():
+            fast, reference = (chapter.speed(f, sample, args.repeats) for f in (ours, theirs))
             speeds[name] = {"ours": fast, "datatrove": reference, "ratio": fast / reference}
         record |= {
-            "engine_sha256": chapter["engine_sha256"],
+            **recording.engine_of(chapter),
             "documents": len(sample),
             "bytes": sum(len(text.encode()) for text in sample),
             "MB/s": speeds,
             "seconds": engine_runs(Path(folder), crawled),
         }
-    write(args.out, record)
+    recording.write(args.out, record)
 
 
 if __name__ == "__main__":

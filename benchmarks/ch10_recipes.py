@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import LlamaForCausalLM, Trainer, TrainingArguments
 
-from llmbook import corpora, hub, runtime, tokenization, training, transformer
+from llmbook import corpora, hub, results, runtime, tokenization, training, transformer
 from llmbook.evaluation.likelihood import BOOK, score_texts
 from pretrain import VOCAB_SIZE
-from recording import ROOT, origin, write
+from recording import origin, write
 
-PATH = ROOT / "llmbook" / "results" / "recipes.json"
+PATH = results.FOLDER / "recipes.json"
 SHAPES = {
     "small": {"d_model": 128, "num_layers": 2, "num_heads": 4, "d_ff": 344},
     "shipped": {"d_model": 256, "num_layers": 4, "num_heads": 4, "d_ff": 688},

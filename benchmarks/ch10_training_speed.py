@@ -22,8 +22,8 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from llmbook import corpora, hub, runtime, tokenization, training, transformer
-from recording import ROOT, origin, write
+from llmbook import corpora, hub, results, runtime, tokenization, training, transformer
+from recording import origin, write
 
 VARIANTS = {
     "transformers, float32": (hub.to_hf, torch.float32),
@@ -106,7 +106,7 @@ def main() -> None:
               f"batches {run['batch_share']:.2%}")  # fmt: skip
     record |= {"device": str(rt), "shape": shape, "parameters": transformer.count_parameters(model)}
     record |= {"window": arguments.window, "batch": arguments.batch, "runs": runs}
-    write(ROOT / "llmbook" / "results" / "training_speed.json", record)
+    write(results.FOLDER / "training_speed.json", record)
 
 
 if __name__ == "__main__":

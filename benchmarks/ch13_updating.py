@@ -8,31 +8,23 @@ repeat the command until nothing is left to do.
     python benchmarks/ch13_updating.py --minutes 4
 """
 
-import argparse
-import math
 import multiprocessing
 import re
-import time
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from datasets import Dataset, disable_progress_bars
 
-from llmbook import corpora, hub, objectives, runtime, tokenization, training
+from llmbook import corpora, results
 from llmbook import finetuning as ft
-from llmbook.finetuning import augmentation, updating
-from llmbook.transformer import Encoder
-from recording import ROOT, go_on, origin, run_engine, write
+from llmbook.finetuning import updating
+from recording import Job, Runs, parser
 
-LIBRARY = {
-    "re": re, "time": time, "partial": partial, "np": np, "torch": torch, "F": F, "Dataset": Dataset,
-    "corpora": corpora, "hub": hub, "objectives": objectives, "tokenization": tokenization, "training": training,
-    "ft": ft, "augmentation": augmentation, "updating": updating, "Encoder": Encoder,
-}  # fmt: skip
-PATH = ROOT / "llmbook" / "results" / "updating.json"
+CHAPTER = "13-what-to-update"
+PATH = results.FOLDER / "updating.json"
+CONFIRM_BY = ("methods head only 0", "methods LoRA 0", "tasks topics alone 0", "augmentation none 0")
 SEARCH_SEED = 10
 #: Whose learning rate a method uses that has no search of its own.
 SAME_RATE = {"from scratch": "full", "LoRA, all layers": "LoRA"}
@@ -55,26 +47,20 @@ MORE_RATES = [
 ]
 
 
-def engine(rt: runtime.Runtime) -> dict:
-    """Return what chapter 13's cells tagged `engine` define."""
-    disable_progress_bars()
-    return run_engine("13-what-to-update", LIBRARY | {"rt": rt})
-
-
-def rate_of(method: str, searched: list[dict]) -> float:
+def rate_of(method: str, searched: list[dict[str, Any]]) -> float:
     """Return the rate with the best validation accuracy."""
     method = SAME_RATE.get(method, method)
     tried = [run for run in searched if run["method"] == method]
     return max(tried, key=lambda run: run["accuracy"])["rate"]
 
 
-def jobs(chapter: dict) -> list[tuple[str, tuple]]:
+def parts(chapter: ModuleType) -> list[tuple[str, tuple[Any, ...]]]:
     """Return all runs as (part, key), in the order in which they are made."""
-    methods, seeds = list(chapter["METHODS"]), chapter["SEEDS"]
+    methods, seeds = list(chapter.METHODS), chapter.SEEDS
     # gradual unfreezing begins as head-only training does and ends as full fine-tuning
     measured = [name for name in methods if name != "gradual unfreezing" and not name.startswith("LoRA, rank")]
     found = [("memory", (name,)) for name in measured]
-    found += [("search", (name, rate)) for name, rates in chapter["RATES"].items() for rate in rates]
+    found += [("search", (name, rate)) for name, rates in chapter.RATES.items() for rate in rates]
     found += [("search", (name, rate)) for name, rate in MORE_RATES]
     found += [("methods", (name, seed)) for seed in seeds for name in methods]
     found += [("tasks", (kind, seed)) for seed in seeds
@@ -83,19 +69,33 @@ def jobs(chapter: dict) -> list[tuple[str, tuple]]:
                     for kind in ("none", "word operations", "round trip", "mix-up", "FGM")]  # fmt: skip
 
 
-def make(chapter: dict, part: str, key: tuple, searched: list[dict]) -> dict:
+def jobs(chapter: ModuleType, runs: Runs) -> Iterator[Job]:
+    """Yield all runs; those after the search take the learning rates that it found."""
+
+    def searched() -> list[dict[str, Any]]:
+        return [run for run in runs.rows() if run["part"] == "search"]
+
+    for part, key in parts(chapter):
+        name = {"part": part, "key": list(key)}
+        if part == "methods":  # where a better rate was found since, the run is made anew
+            best = rate_of(key[0], searched())
+            runs.drop(lambda run, name=name, best=best: name.items() <= run.items() and run["rate"] != best)
+        yield Job(lambda part=part, key=key: make(chapter, part, key, searched()), name)
+
+
+def make(chapter: ModuleType, part: str, key: tuple[Any, ...], searched: list[dict[str, Any]]) -> dict[str, Any]:
     """Make one run."""
     if part == "search":
         name, rate = key
-        _, run = chapter["run"](name, SEARCH_SEED, rate, tested=chapter["validation"])
+        _, run = chapter.run(name, SEARCH_SEED, rate, tested=chapter.validation)
     elif part == "methods":
-        _, run = chapter["run"](*key, rate_of(key[0], searched))
+        _, run = chapter.run(*key, rate_of(key[0], searched))
     elif part == "augmentation":
-        if "round trip" not in chapter["CHANGES"]:
-            chapter["add_round_trip"]()
-        _, run = chapter["run_few"](*key, rate=rate_of("full", searched))
+        if "round trip" not in chapter.CHANGES:
+            chapter.add_round_trip()
+        _, run = chapter.run_few(*key, rate=rate_of("full", searched))
     elif part == "tasks":
-        _, run = chapter["run_tasks"](*key, rate=rate_of("full", searched))
+        _, run = chapter.run_tasks(*key, rate=rate_of("full", searched))
     else:
         context = multiprocessing.get_context("fork")  # each begins as this process is, before any training
         queue = context.Queue()
@@ -103,50 +103,30 @@ def make(chapter: dict, part: str, key: tuple, searched: list[dict]) -> dict:
         child.start()
         run = queue.get(timeout=300)
         child.join()
-    return {"part": part, "key": list(key), **run}
+    return run
 
 
-def memory_of(chapter: dict, name: str) -> dict:
+def memory_of(chapter: ModuleType, name: str) -> dict[str, Any]:
     """Return how far this process's resident memory rises above the model's own during five steps of a method."""
-    model, how = chapter["prepared"](name, 0, 1e-4)
-    rows = chapter["rows_of"](chapter["draw"](chapter["topics"]["train"], 5 * chapter["BATCH"]))
-    chapter["accuracy"](model, rows[:16])  # what the first products allocate once is not counted
-    batch = ft.collate(rows[: chapter["BATCH"]], chapter["PAD"])
+    model, how = chapter.prepared(name, 0, 1e-4)
+    rows = chapter.rows_of(chapter.draw(chapter.topics["train"], 5 * chapter.BATCH))
+    chapter.accuracy(model, rows[:16])  # what the first products allocate once is not counted
+    batch = ft.collate(rows[: chapter.BATCH], chapter.PAD)
     with torch.autocast("cpu", torch.bfloat16):
         counted = updating.training_memory(model, batch, ft.loss)
     status = Path("/proc/self/status")
     before = int(re.search(r"VmRSS:\s+(\d+)", status.read_text())[1])
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    chapter["train"](model, rows, 1e-4, 0, steps=5, **how)
+    chapter.train(model, rows, 1e-4, 0, steps=5, **how)
     peak = int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1])
     return {"method": name, "rise": (peak - before) * 1024, **counted}
 
 
 def main() -> None:
     """Make what is missing, record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no run after this time")
-    arguments = parser.parse_args()
-    begin, record = time.monotonic(), origin()
-    rt = runtime.setup()
-    chapter = engine(rt)
-    runs = go_on(PATH, record, chapter["engine_sha256"])
-    record |= {"device": str(rt), "data": corpora.describe(chapter["topics"])}
-    if {job for job in jobs(chapter) if job[0] == "search"} <= {(run["part"], tuple(run["key"])) for run in runs}:
-        searched = [run for run in runs if run["part"] == "search"]  # a better rate was found since: make it anew
-        runs = [run for run in runs if run["part"] != "methods" or run["rate"] == rate_of(run["method"], searched)]
-    done = {(run["part"], tuple(run["key"])) for run in runs}
-    for part, key in jobs(chapter):
-        if (part, key) in done:
-            continue
-        if time.monotonic() - begin > 60 * arguments.minutes:
-            break
-        run = make(chapter, part, key, [run for run in runs if run["part"] == "search"])
-        runs.append(run)
-        print(*(f"{v:.3f}" if isinstance(v, float) else v for k, v in run.items() if k != "cosines"), flush=True)
-        write(PATH, record | {"runs": runs})
-    else:
-        print("nothing left to do")
+    runs = Runs(PATH, CHAPTER, parser(__doc__).parse_args(), CONFIRM_BY)
+    runs.about |= {"data": corpora.describe(runs.chapter.topics)}
+    runs.go(jobs(runs.chapter, runs))
 
 
 if __name__ == "__main__":

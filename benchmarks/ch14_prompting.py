@@ -7,46 +7,32 @@ file holds already, made by the same code, are kept: repeat the command until no
     python benchmarks/ch14_prompting.py --minutes 4.5
 """
 
-import argparse
-import math
-import time
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from torch import nn
-from tqdm.auto import tqdm
 
-from llmbook import corpora, hub, runtime, tokenization, training
-from llmbook import finetuning as ft
-from llmbook.finetuning.prompting import LabelWords, Prefix, SoftPrompt
-from llmbook.transformer import Decoder, TransformerConfig
-from recording import ROOT, earlier, origin, run_engine, write
+from llmbook import corpora, results
+from recording import Job, Runs, parser
 
-LIBRARY = {
-    "np": np, "torch": torch, "F": F, "nn": nn, "TfidfVectorizer": TfidfVectorizer,
-    "LogisticRegression": LogisticRegression, "make_pipeline": make_pipeline, "corpora": corpora, "hub": hub,
-    "tokenization": tokenization, "training": training, "ft": ft, "LabelWords": LabelWords, "Prefix": Prefix,
-    "SoftPrompt": SoftPrompt, "Decoder": Decoder, "TransformerConfig": TransformerConfig,
-}  # fmt: skip
-
+CHAPTER = "14-prompting"
+PATH = results.FOLDER / "prompting.json"
+CONFIRM_BY = ("8 0", "BERT, new head 2 0", "GPT, soft prompt 2 0")
 EACH = (2, 8, 32)
 POOLS = (8, 4096)
 TEST_EACH = 100
 
 
-def pool_run(chapter: dict, pool: int, seed: int) -> dict:
+def pool_run(chapter: ModuleType, pool: int, seed: int) -> dict[str, Any]:
     """Train on episodes of a fixed pool of mappings; test on those, and on mappings that are new."""
-    model, log, fixed = chapter["learn_in_context"](seed, pool=pool)
-    fresh = chapter["new_mappings"](400, np.random.default_rng(12345))
+    model, log, fixed = chapter.learn_in_context(seed, pool=pool)
+    fresh = chapter.new_mappings(400, np.random.default_rng(12345))
     rows = np.random.default_rng(0).integers(pool, size=400)
-    known, known_seen = chapter["answers_right"](model, tuple(part[rows] for part in fixed))
-    new, new_seen = chapter["answers_right"](model, fresh)
+    known, known_seen = chapter.answers_right(model, tuple(part[rows] for part in fixed))
+    new, new_seen = chapter.answers_right(model, fresh)
     return {
-        "pool": pool, "seed": seed, "loss": log[-1]["loss"],
+        "loss": log[-1]["loss"],
         "known mappings, seen": float(known[known_seen].mean()),
         "known mappings, unseen": float(known[~known_seen].mean()),
         "new mappings, seen": float(new[new_seen].mean()),
@@ -54,38 +40,29 @@ def pool_run(chapter: dict, pool: int, seed: int) -> dict:
     }  # fmt: skip
 
 
+def jobs(chapter: ModuleType, test: list[str], labels: np.ndarray) -> Iterator[Job]:
+    """Yield the pools of mappings, then the learning curves, which are judged on test texts."""
+
+    def tuned(method: str, each: int, seed: int) -> dict[str, float]:
+        return {"accuracy": chapter.tune(method, each, seed, test, labels)[1]}
+
+    for seed in chapter.SEEDS:
+        for pool in POOLS:
+            key = {"pool": pool, "seed": seed}
+            yield Job(lambda key=key: pool_run(chapter, **key), key, where=("pools",))
+    for each in EACH:
+        for seed in chapter.SEEDS:
+            for method in chapter.RATES:
+                key = {"method": method, "each": each, "seed": seed}
+                yield Job(lambda key=key: tuned(**key), key)
+
+
 def main() -> None:
     """Train what is missing, record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no run after this time")
-    arguments = parser.parse_args()
-
-    begin, record = time.monotonic(), origin()
-    rt = runtime.setup()
-    chapter = run_engine("14-prompting", LIBRARY | {"rt": rt})
-    path = ROOT / "llmbook" / "results" / "prompting.json"
-    kept = earlier(path, chapter["engine_sha256"])
-    pools, runs = kept.get("pools", []), kept.get("runs", [])
-    done = {(run["pool"], run["seed"]) for run in pools} | {(run["method"], run["each"], run["seed"]) for run in runs}
-    jobs: list[tuple] = [(pool, seed) for seed in chapter["SEEDS"] for pool in POOLS]
-    jobs += [(method, each, seed) for each in EACH for seed in chapter["SEEDS"] for method in chapter["RATES"]]
-    test, labels = chapter["draw"]("test", TEST_EACH, 1)
-    record |= {"device": str(rt), "data": corpora.describe(chapter["sections"]), "test_texts": len(test)}
-    record |= {"engine_sha256": chapter["engine_sha256"]}
-    for job in tqdm([job for job in jobs if job not in done], desc="runs"):
-        if time.monotonic() - begin > 60 * arguments.minutes:
-            break
-        start = time.process_time()
-        if len(job) == 2:
-            pools.append(pool_run(chapter, *job) | {"seconds": time.process_time() - start})
-            tqdm.write(str(pools[-1]))
-        else:
-            method, each, seed = job
-            _, score = chapter["tune"](method, each, seed, test, labels)
-            runs.append({"method": method, "each": each, "seed": seed, "accuracy": score,
-                         "seconds": time.process_time() - start})  # fmt: skip
-            tqdm.write(str(runs[-1]))
-        write(path, record | {"pools": pools, "runs": runs})
+    runs = Runs(PATH, CHAPTER, parser(__doc__).parse_args(), CONFIRM_BY)
+    test, labels = runs.chapter.draw("test", TEST_EACH, 1)
+    runs.about |= {"data": corpora.describe(runs.chapter.sections), "test_texts": len(test)}
+    runs.go(jobs(runs.chapter, test, labels))
 
 
 if __name__ == "__main__":

@@ -23,9 +23,9 @@ from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 from sacrebleu.tokenizers.tokenizer_re import TokenizerRegexp
 
-from llmbook import corpora, metrics
+from llmbook import corpora, metrics, results
 from llmbook.metrics._rouge import stem
-from recording import ROOT, origin, write
+from recording import origin, write
 
 LIBRARIES = ("sacrebleu", "jiwer", "rouge-score", "nltk", "scikit-learn", "rapidfuzz")
 Pairs = tuple[list[str], list[str]]
@@ -176,7 +176,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=3, help="runs of which the fastest counts")
-    parser.add_argument("--out", type=Path, default=ROOT / "llmbook" / "results" / "metrics.json")
+    parser.add_argument("--out", type=Path, default=results.FOLDER / "metrics.json")
     args = parser.parse_args()
     record = origin()
     record["versions"] |= {name: version(name) for name in LIBRARIES}

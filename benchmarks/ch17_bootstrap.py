@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from scipy import stats
 
+from llmbook import results
 from llmbook.evaluation import statistics
-from recording import ROOT, origin, write
+from recording import origin, write
 
 ITEMS, RESAMPLES, ROUNDS, LIMIT = 5_000, 10_000, 3, 2.0
 
@@ -52,7 +53,7 @@ def main() -> None:
         runs.append({"values": name, "seconds": round(ours, 4), "scipy_seconds": round(scipy, 3)})
         print(runs[-1], flush=True)
     record |= {"items": ITEMS, "resamples": RESAMPLES, "limit_seconds": LIMIT, "scipy": version("scipy"), "runs": runs}
-    write(ROOT / "llmbook" / "results" / "bootstrap.json", record)
+    write(results.FOLDER / "bootstrap.json", record)
     if slow := [run for run in runs if run["seconds"] >= LIMIT]:
         raise SystemExit(f"over the limit: {slow}")
 

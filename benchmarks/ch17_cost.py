@@ -18,17 +18,17 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from llmbook import corpora, hub, ngram, runtime, scaling, tokenization
+from llmbook import corpora, hub, ngram, results, runtime, scaling, tokenization
 from llmbook.evaluation import cost
 from llmbook.evaluation.likelihood import BOOK, LanguageModel, document_log_probs
 from llmbook.metrics import bits_per_byte
-from recording import ROOT, origin, write
+from recording import origin, write
 
 BATCHES, LENGTHS, NEW = (1, 2, 4, 8, 16), (32, 64, 128, 256, 448), 32
 CONTEXTS, ORDERS = (16, 64, 256, 512), (2, 3, 5)
 CHECK = {"context": 16, "documents": 20}  # what the chapter computes again
 END = tokenization.special_tokens().index(tokenization.END_OF_TEXT)
-PATH = ROOT / "llmbook" / "results" / "evaluation_cost.json"
+PATH = results.FOLDER / "evaluation_cost.json"
 
 
 def bits_and_seconds(

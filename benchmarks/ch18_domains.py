@@ -8,41 +8,37 @@ that the file holds already, made by the same code, are kept: repeat the command
     python benchmarks/ch18_domains.py --minutes 4
 """
 
-import argparse
-import copy
-import math
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-import numpy as np
 import torch
-from datasets import disable_progress_bars
 from safetensors.torch import load_model, save_model
 from transformers import PreTrainedTokenizerFast
 
-from llmbook import corpora, hub, runtime, tokenization, training, transformer
-from llmbook.evaluation import domain_items, domains, likelihood, retrieval
+from llmbook import corpora, hub, results, tokenization, transformer
+from llmbook.evaluation import domain_items, retrieval
 from llmbook.evaluation.scoring import score_choices
-from recording import ROOT, go_on, origin, run_engine, write
+from recording import Job, Runs, parser
 
-LIBRARY = {
-    "copy": copy, "np": np, "torch": torch, "corpora": corpora, "tokenization": tokenization, "training": training,
-    "transformer": transformer, "domains": domains, "hub": hub, "likelihood": likelihood, "replace": replace,
-}  # fmt: skip
-PATH = ROOT / "llmbook" / "results" / "domains.json"
+CHAPTER = "18-vertical-domains"
+PATH = results.FOLDER / "domains.json"
+CONFIRM_BY = ("specialist graphs 0", "shipped 1")
 SHARES = (0.0, 0.25, 0.5, 1.0)
 RATES = (0.1, 1.0)  # beside 0.3, with which the shares are compared
 
 
-def jobs(chapter: dict) -> list[tuple[str, tuple]]:
+def parts(chapter: ModuleType) -> list[tuple[str, tuple[Any, ...]]]:
     """Return all runs as (part, key), in the order in which they are made."""
-    seeds, target = chapter["SEEDS"], chapter["TARGET"]
+    seeds, target = chapter.SEEDS, chapter.TARGET
     general = [("general", (seed,)) for seed in seeds]
     shared = [("adapted", (share, 0.3, seed)) for seed in seeds for share in SHARES]
     home = [("specialist", (target, seed)) for seed in seeds]
     rates = [("adapted", (0.0, rate, seed)) for seed in seeds for rate in RATES]
-    others = [("specialist", (name, seed)) for seed in seeds for name in chapter["FIELDS"] if name != target]
+    others = [("specialist", (name, seed)) for seed in seeds for name in chapter.FIELDS if name != target]
     larger = [("shipped", (seed,)) for seed in seeds]
     asked = [*general, *(job for job in shared if job[1][0] in (0.0, 0.25)), *home]
     found = [*general, *shared, *home, *((("answers", (*job_key(job), "plain"))) for job in asked), *rates, *others]
@@ -52,63 +48,74 @@ def jobs(chapter: dict) -> list[tuple[str, tuple]]:
     return found + [("answers", (*job_key(job), "plain")) for job in larger]
 
 
-def job_key(job: tuple[str, tuple]) -> tuple:
+def jobs(chapter: ModuleType, work: Path) -> Iterator[Job]:
+    """Yield all runs; their models are kept in a folder, from which later ones read them."""
+    for part, key in parts(chapter):
+        does = answered if part == "answers" else trained
+        yield Job(
+            lambda part=part, key=key, does=does: does(chapter, work, part, key), {"part": part, "key": list(key)}
+        )
+
+
+def job_key(job: tuple[str, tuple[Any, ...]]) -> tuple[Any, ...]:
     """Return what names a model in the key of its answers."""
     return (job[0], *job[1])
 
 
-def file_of(work: Path, part: str, key: tuple) -> Path:
+def file_of(work: Path, part: str, key: tuple[Any, ...]) -> Path:
     """Return where a model's weights are kept."""
     name = "-".join([part, *(str(value).replace(" ", "_") for value in key)])
     return work / f"{name}.safetensors"
 
 
-def make(chapter: dict, work: Path, part: str, key: tuple) -> tuple[transformer.Decoder, dict]:
-    """Train one model and measure it."""
-    target, tests, bits = chapter["TARGET"], chapter["tests"], chapter["bits"]
+def trained(chapter: ModuleType, work: Path, part: str, key: tuple[Any, ...]) -> dict[str, Any]:
+    """Train one model, keep it and measure it."""
+    target, tests, bits = chapter.TARGET, chapter.tests, chapter.bits
     start = time.process_time()
-    using = chapter["tokenizer"]
+    using = chapter.tokenizer
     if part == "specialist":
-        model = chapter["specialist"](*key)
+        model = chapter.specialist(*key)
     elif part == "general":
-        model = chapter["generalist"](*key)
+        model = chapter.generalist(*key)
     elif part == "adapted":
         share, rate, seed = key
-        before = transformer.Decoder(chapter["SHAPE"])
+        before = transformer.Decoder(chapter.SHAPE)
         load_model(before, file_of(work, "general", (seed,)))
-        model = chapter["adapted"](before, seed, share, rate)
+        model = chapter.adapted(before, seed, share, rate)
     else:
         before, using = hub.pretrained("pydocs-gpt")
-        model = chapter["adapted_shipped"](before, using, *key)
+        model = chapter.adapted_shipped(before, using, *key)
     seconds = time.process_time() - start
-    run = {"part": part, "key": list(key), "seconds": round(seconds, 1)}
+    run: dict[str, Any] = {"seconds": round(seconds, 1)}
     if part == "specialist":
-        run["bits"] = {name: bits(model, tests[name]) for name in chapter["FIELDS"]}
+        run["bits"] = {name: bits(model, tests[name]) for name in chapter.FIELDS}
     else:
         run["bits"] = {target: bits(model, tests[target], using)}
-        run["bits"]["general"] = bits(model, chapter["general_test"], using)
-    return model, run
+        run["bits"]["general"] = bits(model, chapter.general_test, using)
+    save_model(model, file_of(work, part, key))
+    return run
 
 
-def answers(chapter: dict, work: Path, part: str, key: tuple, how: str) -> dict:
+def answered(chapter: ModuleType, work: Path, _: str, named: tuple[Any, ...]) -> dict[str, Any]:
     """Let a model answer the benchmark, with or without a passage in front of each question."""
-    target = chapter["TARGET"]
+    part, *key, how = named
+    target = chapter.TARGET
     rows = [row for row in corpora.pydocs()["test"] if row["topic"] == target]
     benchmark = domain_items.domain_benchmark(target, rows)
     if part in ("pydocs-gpt", "shipped"):
         model, tokenizer = hub.pretrained("pydocs-gpt")
     else:
-        model = transformer.Decoder(chapter["SHAPE"])
+        model = transformer.Decoder(chapter.SHAPE)
         tokenizer = PreTrainedTokenizerFast(
-            tokenizer_object=chapter["tokenizer"],
+            tokenizer_object=chapter.tokenizer,
             eos_token=tokenization.END_OF_TEXT,
             pad_token=tokenization.END_OF_TEXT,
         )
     if part != "pydocs-gpt":
-        load_model(model, file_of(work, part, key))
+        load_model(model, file_of(work, part, tuple(key)))
     items = benchmark.items
     if how == "retrieval":
-        found = retrieval.passages(chapter["fields"][target].train)
+        found = retrieval.passages(chapter.fields[target].train)
         index = retrieval.BM25(found)
         items = tuple(
             replace(item, prompt=found[index.search(item.prompt, 1)[0].place] + "\n\n" + item.prompt) for item in items
@@ -116,43 +123,19 @@ def answers(chapter: dict, work: Path, part: str, key: tuple, how: str) -> dict:
     with torch.autocast("cpu", torch.bfloat16):
         scores = score_choices(model.eval(), tokenizer, benchmark, items=items, start=True)
     right = "".join(str(int(value)) for value in scores.correct())
-    return {
-        "part": "answers", "key": [part, *key, how], "version": benchmark.version, "right": right,
-        "chosen": "".join(map(str, scores.predictions())),
-    }  # fmt: skip
+    chosen = "".join(map(str, scores.predictions()))
+    return {"version": benchmark.version, "right": right, "chosen": chosen}
 
 
 def main() -> None:
     """Make what is missing, record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no run after this time")
-    parser.add_argument("--work", type=Path, default=Path("/tmp/llmbook-domains"), help="where the models are kept")
-    arguments = parser.parse_args()
-    begin, record = time.monotonic(), origin()
+    options = parser(__doc__)
+    options.add_argument("--work", type=Path, default=Path("/tmp/llmbook-domains"), help="where the models are kept")
+    arguments = options.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
-    disable_progress_bars()
-    rt = runtime.setup()
-    chapter = run_engine("18-vertical-domains", LIBRARY | {"rt": rt})
-    runs = go_on(PATH, record, chapter["engine_sha256"])
-    convention = chapter["APART"].describe()
-    record |= {"device": str(rt), "data": corpora.describe(corpora.pydocs()), "convention": convention}
-    done = {(run["part"], tuple(run["key"])) for run in runs}
-    for part, key in jobs(chapter):
-        if (part, key) in done:
-            continue
-        if time.monotonic() - begin > 60 * arguments.minutes:
-            break
-        if part == "answers":
-            run = answers(chapter, arguments.work, key[0], key[1:-1], key[-1])
-            print(part, *key, round(run["right"].count("1") / len(run["right"]), 3), flush=True)
-        else:
-            model, run = make(chapter, arguments.work, part, key)
-            save_model(model, file_of(arguments.work, part, key))
-            print(part, *key, {name: round(float(value), 3) for name, value in run["bits"].items()}, flush=True)
-        runs.append(run)
-        write(PATH, record | {"runs": runs})
-    else:
-        print("nothing left to do")
+    runs = Runs(PATH, CHAPTER, arguments, CONFIRM_BY)
+    runs.about |= {"data": corpora.describe(corpora.pydocs()), "convention": runs.chapter.APART.describe()}
+    runs.go(jobs(runs.chapter, arguments.work))
 
 
 if __name__ == "__main__":

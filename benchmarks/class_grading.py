@@ -22,6 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from llmbook import results
 from llmbook.classroom import build, source
 from llmbook.classroom.sandbox import usage
 from recording import ROOT, origin, write
@@ -127,9 +128,7 @@ def main() -> None:
     parser.add_argument("--students", type=int, default=200, help="the class (default: %(default)s)")
     parser.add_argument("--beside", type=int, default=20, help="of them for nbgrader (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="notebooks at a time (default: %(default)s)")
-    parser.add_argument(
-        "--out", type=Path, default=ROOT / "llmbook" / "results" / "grading.json", help="default: %(default)s"
-    )
+    parser.add_argument("--out", type=Path, default=results.FOLDER / "grading.json", help="default: %(default)s")
     options = parser.parse_args()
     record = origin()
     path = source.find_assignment(options.assignment)

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from playwright.sync_api import Page, sync_playwright
 
-from llmbook import explore, hub, tokenization
+from llmbook import explore, hub, results, tokenization
 from llmbook.explore import assets
 from llmbook.pretrained import model_folder
 from llmbook.transformer import Encoder
@@ -156,7 +156,7 @@ def main() -> None:
     parser.add_argument("models", nargs="+", help="names of the book's models, or folders")
     parser.add_argument("--rounds", type=int, default=5, help="times that the page is opened anew")
     parser.add_argument("--texts", type=int, default=50, help="texts compared with Python")
-    parser.add_argument("--out", type=Path, default=ROOT / "llmbook" / "results" / "explorer.json")
+    parser.add_argument("--out", type=Path, default=results.FOLDER / "explorer.json")
     arguments = parser.parse_args()
     sys.path.append(str(ROOT / "tools"))
     from browser import find_browser

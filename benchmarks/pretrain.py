@@ -12,13 +12,13 @@ import csv
 import hashlib
 import importlib.metadata
 import io
-import json
 import platform
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from dataclasses import replace as replace_fields
 from datetime import date
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmbook import corpora, hub, ngram, objectives, positions, runtime, tokenization, training, transformer
+from llmbook import corpora, hub, ngram, objectives, positions, results, runtime, tokenization, training, transformer
 from llmbook.evaluation.likelihood import BOOK, score_texts
 from llmbook.files import write_whole
 from llmbook.pretrained import FOLDER
@@ -80,9 +80,15 @@ def as_t5(model: transformer.EncoderDecoder) -> transformer.EncoderDecoder:
     return other
 
 
+@cache
+def special(name: str) -> objectives.SpecialTokens:
+    """Return the special tokens of ``bert`` or ``t5``."""
+    return objectives.SpecialTokens.of(tokenization.load_tokenizer(name))
+
+
 def without_end_of_text(ids: Tensor) -> Tensor:
     """Return windows ``(batch, time + 1)`` as ``(batch, time)`` with BERT's and T5's token between two documents."""
-    return ids[:, :-1].masked_fill(ids[:, :-1] == END, SPECIAL["bert"].sep)
+    return ids[:, :-1].masked_fill(ids[:, :-1] == END, special("bert").sep)
 
 
 def masked_loss(model: nn.Module, ids: Tensor) -> Tensor:
@@ -91,8 +97,8 @@ def masked_loss(model: nn.Module, ids: Tensor) -> Tensor:
     30 % of all tokens are masked: more than BERT's 15 %, since a short training gains from more answers per text
     (Wettig et al. 2023, arXiv:2202.08005).
     """
-    whole = objectives.single(without_end_of_text(ids).cpu(), SPECIAL["bert"])  # (batch, time + 2)
-    batch = objectives.masked(whole, torch.default_generator, SPECIAL["bert"], rate=0.3)
+    whole = objectives.single(without_end_of_text(ids).cpu(), special("bert"))  # (batch, time + 2)
+    batch = objectives.masked(whole, torch.default_generator, special("bert"), rate=0.3)
     at = (batch.labels != objectives.IGNORE).to(ids.device)  # (batch, time + 2)
     logits = model(batch.input_ids.to(ids.device), at=at).logits  # (masked, vocab)
     return F.cross_entropy(logits.float(), batch.labels.to(ids.device)[at])
@@ -105,13 +111,12 @@ def span_loss(model: nn.Module, ids: Tensor) -> Tensor:
     decoder hardly learned to look at the source. UL2 (Tay et al. 2023, arXiv:2205.05131) mixes both kinds.
     """
     text = without_end_of_text(ids).cpu()  # (batch, time)
-    batch = objectives.span_corruption(text, torch.default_generator, SPECIAL["t5"], *SPANS)
+    batch = objectives.span_corruption(text, torch.default_generator, special("t5"), *SPANS)
     logits = model(batch.input_ids.to(ids.device), decoder_input_ids=batch.decoder_input_ids.to(ids.device)).logits
     return F.cross_entropy(logits.flatten(0, 1).float(), batch.labels.to(ids.device).flatten())
 
 
 SPANS = 0.5, 6.0  # share that is cut out, and mean length in tokens
-SPECIAL = {name: objectives.SpecialTokens.of(tokenization.load_tokenizer(name)) for name in ("bert", "t5")}
 END = tokenization.special_tokens().index(tokenization.END_OF_TEXT)
 
 
@@ -224,7 +229,7 @@ def comparison(documents: Sequence[np.ndarray], held_out: Sequence[str]) -> str:
     tokenizer = tokenization.load_tokenizer()
     table = ngram.KneserNey(ngram.NGramCounts(list(documents), VOCAB_SIZE, order=5), 5)
     bits = score_texts(table, tokenizer, held_out, BOOK).bits_per_byte
-    recorded = json.loads((ROOT / "llmbook" / "results" / "language_models.json").read_text())["runs"]
+    recorded = results.recorded("language_models")["runs"]
     most = max(run["tokens"] for run in recorded)
     lstm = [run["bits_per_byte"] for run in recorded if run["model"] == "LSTMLM" and run["tokens"] == most]
     text = (
@@ -237,7 +242,7 @@ def comparison(documents: Sequence[np.ndarray], held_out: Sequence[str]) -> str:
 
 def against_trainer() -> str:
     """Return what `benchmarks/ch10_recipes.py` recorded at this size: plain training, ours, ours on half the tokens."""
-    record = json.loads((ROOT / "llmbook" / "results" / "recipes.json").read_text())["shipped"]
+    record = results.recorded("recipes")["shipped"]
     runs = record["runs"]
     plain, ours, half = (run["bits_per_byte"] for run in runs)
     return (

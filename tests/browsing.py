@@ -33,7 +33,7 @@ def serve(folder: Path) -> Iterator[str]:
 
 def build_site(root: Path) -> Path:
     """Build a copy of the book with its own tool, and return the folder of the site; a failure is its last words."""
-    result = subprocess.run([sys.executable, root / "tools" / "site.py"], capture_output=True, text=True)
+    result = subprocess.run([sys.executable, root / "tools" / "build_site.py"], capture_output=True, text=True)
     if result.returncode:
         pytest.fail(result.stderr, pytrace=False)
     return Path(result.stdout.strip()).parent

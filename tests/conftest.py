@@ -51,3 +51,12 @@ def open_page(browser, address):
     yield open_page
     for context in contexts:
         context.close()
+
+
+@pytest.fixture(scope="session")
+def engine():
+    """The experiment of a benchmark's chapter: `engine(ch09_objectives)` is a new module each time."""
+    import recording
+    from llmbook import runtime
+
+    return lambda benchmark, **given: recording.chapter(benchmark.CHAPTER, **({"rt": runtime.setup()} | given))

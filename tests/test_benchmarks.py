@@ -2,6 +2,10 @@ import dataclasses
 import hashlib
 import json
 import math
+import pickle
+import traceback
+from collections import Counter
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -11,36 +15,119 @@ import ch01_language_models
 import ch02_three_families
 import ch10_recipes
 import ch10_training_speed
+import ch12_fine_tuning
+import ch13_updating
+import ch14_prompting
+import ch15_preferences
+import ch18_domains
 import pretrain
 import recording
-from llmbook import hub, runtime, training
+from llmbook import hub, results, training
 from llmbook.transformer import Decoder, Encoder, EncoderDecoder, TransformerConfig
 
 
-def test_the_chapters_engine_trains_and_scores_every_model():
-    chapter = ch01_language_models.engine(runtime.setup())
+def test_the_chapters_engine_trains_and_scores_every_model(engine):
+    chapter = engine(ch01_language_models)
     stream = torch.arange(20_000) % 30  # each token tells the next one
     document = (np.arange(200) % 30).astype(np.int32)
-    assert len(chapter["RATES"]) == 3
-    for kind, rate in chapter["RATES"].items():
+    assert len(chapter.RATES) == 3
+    for kind, rate in chapter.RATES.items():
         torch.manual_seed(0)
         model = kind(30, 32)
-        before = chapter["log_probs"](model, [document, document[:5]])
-        chapter["train_model"](model, stream, 0, rate)
-        after = chapter["log_probs"](model, [document, document[:5]])
+        before = chapter.log_probs(model, [document, document[:5]])
+        chapter.train_model(model, stream, 0, rate)
+        after = chapter.log_probs(model, [document, document[:5]])
         assert before.shape == after.shape == (205,)
         assert after.mean() > before.mean() + 0.5, kind.__name__
 
 
-def test_the_second_chapters_engine_trains_every_family_and_asks_it_in_every_way():
-    chapter = ch02_three_families.engine(runtime.setup())
-    chapter["train"] = chapter["train"][:300]
-    runs = [
-        run for name in chapter["FAMILIES"] for run in ch02_three_families.family_runs(chapter, name, passes=1, seed=0)
-    ]
-    assert [run["method"] for run in runs] == list(chapter["METHODS"])
+def test_the_first_benchmark_counts_first_then_trains_every_model_on_every_size(engine):
+    chapter = engine(ch01_language_models)
+    train = [np.arange(50, dtype=np.int32) % 30] * 8
+    jobs = list(ch01_language_models.jobs(chapter, train, train[:1], 100, 30, [100, 200], width=8))
+    assert [str(job) for job in jobs[:3]] == ["Kneser-Ney 100 None", "Kneser-Ney 200 None", "FeedForwardLM 100 0"]
+    assert len(jobs) == 2 + 2 * len(chapter.RATES) * len(chapter.SEEDS)
+    assert all(0 < job.make()["bits_per_byte"] < 20 for job in jobs[1:3])
+
+
+def test_the_second_chapters_engine_trains_every_family_and_asks_it_in_every_way(engine):
+    chapter = engine(ch02_three_families)
+    chapter.train = chapter.train[:300]
+    chapter.SEEDS = (0,)
+    jobs = list(ch02_three_families.jobs(chapter, [1]))
+    assert [key["method"] for job in jobs for key in job.keys] == list(chapter.METHODS)
+    runs = [run for job in jobs for run in job.make()]
+    assert len(runs) == len(chapter.METHODS)
     assert all(0.02 < run["gaps"] < 1 for run in runs)  # one of 700 words at random would be 0.001
     assert len({run["parameters"] for run in runs}) == 1
+
+
+@pytest.mark.slow
+def test_the_twelfth_chapters_grids_fine_tune_for_every_task(engine):
+    chapter = engine(ch12_fine_tuning)
+    jobs = {job.where[1]: job for job in ch12_fine_tuning.jobs(chapter)}
+    assert set(jobs) == {"curve", "sweep", "fits", "rare", "tags", "spans"}
+    counts = Counter(job.where[1] for job in ch12_fine_tuning.jobs(chapter))
+    assert counts == {name: len(runs) for name, runs in results.recorded("fine_tuning")["runs"].items()}
+    chapter.TEST_ROWS["section"] = chapter.TEST_ROWS["section"][:20]
+    chapter.TEST["section"] = tuple(part[:20] for part in chapter.TEST["section"])
+    run = chapter.sweep(8e-4, 16, 0, count=16, epochs=1)
+    assert set(run) == {"accuracy", "macro F1"} and 0 <= run["accuracy"] <= 1
+
+
+@pytest.mark.slow
+def test_the_thirteenth_chapters_methods_train_with_the_rate_that_was_found(engine):
+    chapter = engine(ch13_updating)
+    chapter.LABELS, chapter.STEPS = 16, 1
+    for rows in (chapter.test, chapter.validation):
+        del rows[8:]
+    parts = ch13_updating.parts(chapter)
+    assert {(part, *key) for part, key in parts} == {
+        (run["part"], *run["key"]) for run in results.recorded("updating")["runs"]
+    }
+    searched = [{"method": "head only", "rate": rate, "accuracy": 1 - rate} for rate in (0.01, 0.03)]
+    run = ch13_updating.make(chapter, "methods", ("head only", 0), searched)
+    assert run["rate"] == 0.01 and 0 <= run["accuracy"] <= 1 and run["trainable"] < 5000
+
+
+@pytest.mark.slow
+def test_the_fourteenth_chapters_prompts_are_tuned(engine):
+    chapter = engine(ch14_prompting)
+    test, labels = chapter.draw("test", 2, 1)
+    jobs = list(ch14_prompting.jobs(chapter, test, labels))
+    record = results.recorded("prompting")
+    assert all(len(job.found(record[job.where[0]])) == 1 for job in jobs)
+    assert len(jobs) == len(record["pools"]) + len(record["runs"])
+    _, accuracy = chapter.tune("BERT, new head", 2, 0, test, labels, steps=1)
+    assert 0 <= accuracy <= 1
+
+
+@pytest.mark.slow
+def test_the_fifteenth_chapters_policies_are_tuned_and_graded(engine):
+    chapter = engine(ch15_preferences)
+    recorded = results.recorded("preferences")["runs"]
+    assert sum(len(job.found(recorded)) for job in ch15_preferences.jobs(chapter)) == len(recorded)
+    assert {str(job) for job in ch15_preferences.jobs(chapter, ["t5"], [7])} == {
+        "t5 one for all 7",
+        "t5 from scratch 7",
+    }
+    chapter.STEPS, chapter.test, chapter.test_rows = 1, chapter.test[:2], chapter.test_rows[:2]
+    run = next(ch15_preferences.jobs(chapter, ["preferences"], [0])).make()
+    assert len(run["losses"]) == 1 and 0 < run["nats"] < 20
+
+
+@pytest.mark.slow
+def test_the_eighteenth_chapters_fields_are_trained_on_and_kept(engine, tmp_path):
+    chapter = engine(ch18_domains)
+    recorded = results.recorded("domains")["runs"]
+    jobs = list(ch18_domains.jobs(chapter, tmp_path))
+    assert all(len(job.found(recorded)) == 1 for job in jobs) and len(jobs) == len(recorded)
+    chapter.tests = {name: texts[:1] for name, texts in chapter.tests.items()}
+    whole = chapter.trained
+    chapter.trained = lambda batches, steps, *more: whole(batches, 1, *more)
+    run = ch18_domains.trained(chapter, tmp_path, "specialist", (chapter.TARGET, 0))
+    assert set(run["bits"]) == set(chapter.FIELDS) and all(bits > 0 for bits in run["bits"].values())
+    assert ch18_domains.file_of(tmp_path, "specialist", (chapter.TARGET, 0)).is_file()
 
 
 def test_the_models_whose_speed_is_compared_learn_the_same():
@@ -138,3 +225,203 @@ def test_each_recipe_of_the_comparison_trains_on_its_share_and_both_loops_agree(
     assert [run["tokens"] for run in runs] == [24 * 64] * 6 + [12 * 64, 8 * 64]
     theirs, ours = runs[0]["bits_per_byte"], runs[1]["bits_per_byte"]
     assert abs(theirs - ours) < 0.1 and theirs < math.log(50) - 0.5  # other initial weights, the same training
+
+
+# --- a chapter as a module --------------------------------------------------------------------------------------------
+
+MANUSCRIPT = """---
+kernelspec: {name: python3, display_name: Python 3}
+---
+
+# A chapter
+
+```{code-cell} ipython3
+:tags: [setup]
+
+import nowhere_to_be_found
+```
+
+```{code-cell} ipython3
+import math
+import matplotlib_of_another_world, textwrap as wrap
+```
+
+Prose with `root(x)`.
+
+```{code-cell} ipython3
+%time import magic
+```
+
+```{code-cell} ipython3
+:tags: [engine]
+
+class Number(int):
+    pass
+
+def root(x):
+    return math.sqrt(x - shift)
+```
+
+```{code-cell} ipython3
+:tags: [engine]
+
+def wide(text):
+    return wrap.fill(text, 5)
+```
+"""
+
+
+@pytest.fixture
+def book(tmp_path, monkeypatch):
+    monkeypatch.setattr(recording, "BOOK", tmp_path)
+    (tmp_path / "01-roots.md").write_text(MANUSCRIPT)
+    return tmp_path / "01-roots.md"
+
+
+def test_a_chapter_is_a_module_with_the_imports_that_its_engine_uses(book):
+    chapter = recording.chapter("01-roots", shift=1)
+    assert chapter.root(10) == 3 and chapter.wide("ab cd ef") == "ab cd\nef"
+    chapter.shift = 2
+    assert chapter.root(11) == 3
+    assert pickle.loads(pickle.dumps(chapter.Number(3))) == 3 and chapter.root.__module__ == "chapter_01_roots"
+
+
+def test_an_error_names_the_manuscripts_line(book):
+    with pytest.raises(ValueError) as error:
+        recording.chapter("01-roots", shift=1).root(-1)
+    last = traceback.extract_tb(error.tb)[-1]
+    assert (last.filename, last.line) == (str(book), "return math.sqrt(x - shift)")
+    assert book.read_text().splitlines()[last.lineno - 1].strip() == last.line
+
+
+def test_the_hash_is_that_of_the_engine_cells_alone(book):
+    before = recording.engine_sha256("01-roots")
+    book.write_text(MANUSCRIPT.replace("Prose", "Text").replace("import math", "import math, cmath"))
+    assert recording.engine_sha256("01-roots") == before
+    book.write_text(MANUSCRIPT.replace("fill(text, 5)", "fill(text, 6)"))
+    assert recording.engine_sha256("01-roots") != before
+
+
+# --- a record's runs --------------------------------------------------------------------------------------------------
+
+
+def options(*words):
+    return recording.parser("").parse_args(words)
+
+
+@pytest.fixture
+def roots(book, monkeypatch, capsys):
+    """Make roots of some numbers with given options; return the record, and what was printed."""
+    path = book.parent / "results" / "roots.json"
+    monkeypatch.setitem(globals(), "made", [])
+
+    def roots(numbers, *words, wrong=0.0, seconds=1.0, **settings):
+        runs = recording.Runs(path, "01-roots", options(*words), ["4 a"], settings)
+        runs.chapter.shift = 0
+
+        def root(x):
+            made.append(x)
+            return {"root": runs.chapter.root(x) + wrong, "seconds": seconds}
+
+        runs.go(recording.Job(lambda x=x: root(x), {"key": (x, "a")}, where=("all", "runs")) for x in numbers)
+        return json.loads(path.read_text()), capsys.readouterr().out
+
+    roots.path = path
+    return roots
+
+
+made = []  # numbers whose roots were computed
+
+
+def test_runs_go_on_from_their_record(roots):
+    record, text = roots([4, 9])
+    assert record["all"]["runs"] == [{"key": [x, "a"], "root": x**0.5, "seconds": 1.0} for x in (4, 9)]
+    assert text.splitlines() == ["[4, 'a'] 2 1", "[9, 'a'] 3 1", "nothing left to do"]
+    assert record["chapter"] == "01-roots" and record["engine_sha256"] == recording.engine_sha256("01-roots")
+    record, text = roots([4, 9, 16])
+    assert made == [4, 9, 16] and len(record["all"]["runs"]) == 3 and record["commands"] == [record["command"]]
+    _, text = roots([9])
+    assert text == "nothing left to do\n" and made == [4, 9, 16]
+
+
+def test_no_run_begins_after_the_time(roots):
+    roots([4])
+    record, text = roots([4, 9], "--minutes", "0")
+    assert text.startswith("the time is over") and len(record["all"]["runs"]) == 1
+
+
+def test_runs_with_other_settings_are_refused(roots):
+    roots([4], width=1)
+    with pytest.raises(SystemExit, match="holds runs with width 1, these would have 2"):
+        roots([9], width=2)
+
+
+def change_the_cell(book):
+    book.write_text(MANUSCRIPT.replace("x - shift)", "-(shift - x))"))
+
+
+def test_runs_of_other_cells_do_not_count_and_the_reason_is_said(roots, book):
+    roots([4, 9])
+    change_the_cell(book)
+    record, text = roots([4])
+    assert "roots.json was recorded with other cells than 01-roots has today" in text and "--confirm" in text
+    assert made == [4, 9, 4] and "all" in record and len(record["all"]["runs"]) == 1
+
+
+def test_equal_numbers_confirm_a_record_for_todays_cells(roots, book):
+    before, _ = roots([4, 9])
+    change_the_cell(book)
+    assert recording.stale(roots.path)
+    record, _ = roots([4, 9], "--confirm", seconds=7.0, wrong=1e-6)
+    assert recording.stale(roots.path) == "" and made == [4, 9, 4]
+    assert record["all"] == before["all"] and record["commit"] == before["commit"]
+    (entry,) = record["confirmed"]
+    assert (entry["from"], entry["to"]) == (before["engine_sha256"], recording.engine_sha256("01-roots"))
+    assert entry["run"] == "4 a" and entry["largest difference"] == pytest.approx(5e-7)
+    assert set(entry) >= {"date", "commit", "command", "versions"}
+    record, _ = roots([4, 9, 16])  # goes on, and keeps what was confirmed
+    assert len(record["all"]["runs"]) == 3 and record["confirmed"] == [entry]
+    assert "nothing to confirm" in roots([4], "--confirm")[1]
+
+
+def test_other_numbers_confirm_nothing(roots, book, capsys):
+    roots([4, 9])
+    change_the_cell(book)
+    before = roots.path.read_bytes()
+    with pytest.raises(SystemExit) as error:
+        roots([4, 9], "--confirm", "9 a", wrong=0.01)
+    assert error.value.code == 1 and roots.path.read_bytes() == before and made == [4, 9, 9]
+    text = capsys.readouterr().out
+    assert "9 a is not the same again" in text and '"root": 3.0' in text and '"root": 3.01' in text
+    with pytest.raises(SystemExit, match="has no run '5 a'; it has 4 a, 9 a"):
+        roots([4, 9], "--confirm", "5 a")
+
+
+@pytest.mark.parametrize(
+    ("recorded", "made", "expected"),
+    [
+        ({"a": 2.0, "seconds": 1}, {"a": 2.5, "seconds": 9, "new": 3}, 0.25),
+        ({"a": [100, 0.5]}, {"a": [101, 0.5]}, 0.01),
+        ({"a": [1]}, {"a": [1, 1]}, math.inf),
+        ({"a": "0110"}, {"a": "0111"}, math.inf),
+        ({"a": None, "b": 1}, {"a": None}, math.inf),
+    ],
+)
+def test_the_difference_of_two_runs_leaves_out_what_they_cost(recorded, made, expected):
+    assert recording.difference(recorded, made) == pytest.approx(expected)
+
+
+# --- the records of the book ------------------------------------------------------------------------------------------
+
+WITH_ENGINE = [
+    module
+    for path in sorted((recording.ROOT / "benchmarks").glob("ch*.py"))
+    if hasattr(module := import_module(path.stem), "CHAPTER")
+]
+
+
+@pytest.mark.parametrize("benchmark", WITH_ENGINE, ids=lambda module: module.__name__)
+def test_a_record_is_of_todays_cells(benchmark):
+    assert results.recorded(benchmark.PATH.stem)["chapter"] == benchmark.CHAPTER
+    problem = recording.stale(benchmark.PATH)
+    assert not problem, problem

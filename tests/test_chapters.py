@@ -260,7 +260,7 @@ def test_a_chapter_or_part_that_a_list_forgets_is_named_with_the_file_and_the_li
         "_toc.yml lacks a chapter: add `- file: notebooks/en/02-two` to its part",
         f"book/en/index.md lacks a chapter: add `2. {link}`",
         f"book/en/sources.md lacks a chapter: add `| the sections of the sources | the topic | {link} |`",
-        f"book/en/teaching.md lacks a chapter: add `{link} to a week of the plan`",
+        f"book/en/teaching.md lacks a chapter: add `| week | {link} | lab | to hand in |`",
         "README.md lacks a part: add a sentence on `*More*`",
         "book/en/index.md lacks a part: add `- **II. More** what it is about`",
     ]

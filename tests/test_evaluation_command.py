@@ -243,7 +243,7 @@ def broken(folder, tmp_path, change):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda f: (f / "config.json").unlink(), "no config.json"),
+        (lambda f: (f / "config.json").unlink(), "no folder with a config.json"),
         (lambda f: (f / "model.safetensors").unlink(), "no \\*.safetensors"),
         (lambda f: [p.unlink() for p in f.glob("tokenizer*")], "has no tokenizer"),
         (lambda f: (f / "model.safetensors").write_bytes(b"\x00" * 50), "does not load"),

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import ch17_cost as benchmark
+import ch17_cost
 from llmbook import hub, scaling
 from llmbook.evaluation import cost
 from llmbook.transformer import Decoder, Encoder, TransformerConfig
@@ -69,13 +69,13 @@ def test_nobody_on_the_front_is_beaten_and_everybody_off_it_is(systems):
 
 def test_the_benchmark_measures_what_it_says(tmp_path, monkeypatch):
     for name, value in {"BATCHES": (1, 2), "LENGTHS": (4,), "NEW": 2}.items():
-        monkeypatch.setattr(benchmark, name, value)
+        monkeypatch.setattr(ch17_cost, name, value)
     model = Decoder(TransformerConfig(4096, d_model=16, num_layers=1, num_heads=2)).eval()
     with torch.no_grad():
-        runs = benchmark.timings(model, "float32", [])
-        assert benchmark.timings(model, "float32", runs) == []
+        runs = ch17_cost.timings(model, "float32", [])
+        assert ch17_cost.timings(model, "float32", runs) == []
         stream = torch.arange(100) % 7
-        padded = benchmark.nats(model, stream, 16) / 100
+        padded = ch17_cost.nats(model, stream, 16) / 100
     assert [run["batch"] for run in runs] == [1, 2] and abs(padded - np.log(4096)) < 1
     assert all(run["cache_bytes"] == run["cache_formula"] < run["peak_bytes"] for run in runs)
     json.dumps(runs)

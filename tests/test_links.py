@@ -16,7 +16,7 @@ RESOURCES = {"img": "src", "script": "src", "link": "href", "iframe": "src", "so
 
 @pytest.fixture(scope="module")
 def soups():
-    subprocess.run([sys.executable, ROOT / "tools" / "site.py", "--if-changed"], check=True)
+    subprocess.run([sys.executable, ROOT / "tools" / "build_site.py", "--if-changed"], check=True)
     pages = [path for path in sorted(SITE.rglob("*.html")) if SITE / "_static" not in path.parents]
     return {path: BeautifulSoup(path.read_text(), "html.parser") for path in pages}
 

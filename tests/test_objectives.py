@@ -11,8 +11,8 @@ from torch import nn
 from torch.testing import assert_close
 from transformers.models.clip import modeling_clip
 
-import ch09_objectives as recorded
-from llmbook import objectives, runtime, tokenization
+import ch09_objectives
+from llmbook import objectives, tokenization
 from llmbook.objectives import IGNORE, SpecialTokens
 from llmbook.transformer import Stack, TransformerConfig, initialise
 
@@ -479,16 +479,16 @@ def test_bad_input_is_named(call, says):
     assert says in str(error.value)
 
 
-def test_the_chapters_engine_pretrains_with_every_objective_and_judges_it():
-    chapter = recorded.engine(runtime.setup())
-    rows = chapter["cut_rows"](32)
-    assert rows.shape == (32, chapter["TIME"])
-    for name in (*chapter["OBJECTIVES"], *chapter["VARIANTS"]):
-        before = chapter["build"](name, 0)
-        model, losses = chapter["pretrain"](name, 0, rows)
+def test_the_chapters_engine_pretrains_with_every_objective_and_judges_it(engine):
+    chapter = engine(ch09_objectives)
+    rows = chapter.cut_rows(32)
+    assert rows.shape == (32, chapter.TIME)
+    for name in (*chapter.OBJECTIVES, *chapter.VARIANTS):
+        before = chapter.build(name, 0)
+        model, losses = chapter.pretrain(name, 0, rows)
         assert len(losses) == 2 and all(map(math.isfinite, losses)), name
         moved = [not a.equal(b) for a, b in zip(before.parameters(), model.parameters(), strict=True)]
         assert sum(moved) > 0.9 * len(moved), name
-    train, test = chapter["TASKS"]["section"]
-    assert 0.2 < chapter["probe"](model, train[0], test) < 1
-    assert 0.5 < chapter["bag_of_words"](train[0], test) < 1
+    train, test = chapter.TASKS["section"]
+    assert 0.2 < chapter.probe(model, train[0], test) < 1
+    assert 0.5 < chapter.bag_of_words(train[0], test) < 1

@@ -439,13 +439,13 @@ def test_an_empty_source_and_no_workers_are_refused(tmp_path, source):
 # --- the benchmark --------------------------------------------------------------------------------------------------
 
 
-def test_the_chapters_engine_crawls_and_races_every_step(tmp_path):
-    chapter = ch07_data_pipeline.engine(tmp_path)
-    row = next(chapter["crawl"]())
+def test_the_chapters_engine_crawls_and_races_every_step(tmp_path, engine):
+    chapter = engine(ch07_data_pipeline, work=tmp_path)
+    row = next(chapter.crawl())
     assert set(row) == {"id", "package", "text", "licence"}
-    assert len(chapter["contest"]) == 3
-    for functions in chapter["contest"].values():
-        assert all(chapter["speed"](function, [PROSE] * 3, repeats=1) > 0 for function in functions)
+    assert len(chapter.contest) == 3
+    for functions in chapter.contest.values():
+        assert all(chapter.speed(function, [PROSE] * 3, repeats=1) > 0 for function in functions)
 
 
 def test_the_benchmark_compares_loop_and_engine(tmp_path):

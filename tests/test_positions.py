@@ -16,8 +16,7 @@ from transformers.models.mpt.modeling_mpt import MptModel
 from transformers.models.t5.modeling_t5 import T5Attention
 from transformers.models.xlm.modeling_xlm import create_sinusoidal_embeddings
 
-import ch04_positions as benchmark
-from llmbook import runtime
+import ch04_positions
 from llmbook.attention import MultiHeadAttention, causal_mask, scaled_dot_product_attention
 from llmbook.positions import (
     RelativePositionBias,
@@ -277,17 +276,17 @@ def test_rotary_and_biases_make_attention_independent_of_where_the_text_stands()
 
 
 @pytest.fixture(scope="module")
-def chapter():
-    return benchmark.engine(runtime.setup())
+def chapter(engine):
+    return engine(ch04_positions)
 
 
 def test_the_chapters_engine_trains_every_scheme(chapter):
     text = torch.arange(12_000) % 30  # each byte tells the next one
-    for position in (*chapter["SCHEMES"], "t5"):
-        run = benchmark.order_run(chapter, "first", position, seed=0, steps=3, layers=1)
-        assert set(chapter["RANGES"]) < set(run) and 0 <= run["257-512"] <= 1
-        run = benchmark.language_run(chapter, position, 0, text, text[: chapter["HELD_OUT"]], layers=1)
-        assert len(run["bits_per_byte"]) == len(chapter["EDGES"]) - 1
+    for position in (*chapter.SCHEMES, "t5"):
+        run = ch04_positions.order_run(chapter, "first", position, seed=0, steps=3, layers=1)
+        assert set(chapter.RANGES) < set(run) and 0 <= run["257-512"] <= 1
+        run = ch04_positions.language_run(chapter, position, 0, text, text[: chapter.HELD_OUT], layers=1)
+        assert len(run["bits_per_byte"]) == len(chapter.EDGES) - 1
         assert run["bits_per_byte"][3] < 3, position  # of eight; inside the training length
 
 
@@ -297,8 +296,8 @@ def test_the_chapters_measure_reads_the_same_bytes_at_every_place(chapter):
         def forward(self, ids):
             return torch.arange(256.0).log_softmax(0).expand(*ids.shape, 256)
 
-    text = torch.randint(0, 256, (chapter["HELD_OUT"],), generator=torch.Generator().manual_seed(0))
-    bits = torch.from_numpy(chapter["bits"](Remembers(), text)).view(-1, chapter["TRAINED"])
+    text = torch.randint(0, 256, (chapter.HELD_OUT,), generator=torch.Generator().manual_seed(0))
+    bits = torch.from_numpy(chapter.bits(Remembers(), text)).view(-1, chapter.TRAINED)
     assert_close(bits, bits[:1].expand_as(bits), atol=1e-4, rtol=0)
 
 

@@ -1,17 +1,14 @@
 """Laws are found again in data made from them; arithmetic agrees with real tensors and published figures."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import ch11_scaling as benchmark
-from llmbook import scaling, training
+import ch11_scaling
+from llmbook import results, scaling, training
 from llmbook.transformer import Decoder, TransformerConfig, count_parameters, flops_per_token
-from recording import ROOT
 
 LAW = scaling.Law(E=1.7, A=40.0, alpha=0.4, B=300.0, beta=0.35)
 
@@ -171,28 +168,26 @@ def test_impossible_arithmetic_is_refused():
 
 
 def test_the_best_rate_is_the_lowest_point_of_a_parabola():
-    assert benchmark.best_rate([1, 2, 4], [2.0, 1.0, 2.0]) == pytest.approx(2)
-    assert benchmark.best_rate([1, 2, 4], [3.0, 2.0, 1.0]) == 4
+    assert ch11_scaling.best_rate([1, 2, 4], [2.0, 1.0, 2.0]) == pytest.approx(2)
+    assert ch11_scaling.best_rate([1, 2, 4], [3.0, 2.0, 1.0]) == 4
     runs = [{"d_model": width, "rate": 1 / width * f, "loss": abs(np.log(f))} for width in (8, 16) for f in (0.5, 1, 2)]
-    assert benchmark.rate_rule(runs) == pytest.approx((1, -1))
+    assert ch11_scaling.rate_rule(runs) == pytest.approx((1, -1))
 
 
-def test_a_branch_of_the_plateau_is_the_run_with_that_end():
-    from llmbook import runtime
-
-    chapter = benchmark.engine(runtime.setup())
-    chapter["BATCH"], chapter["WINDOW"] = 2, 16
+def test_a_branch_of_the_plateau_is_the_run_with_that_end(engine):
+    chapter = engine(ch11_scaling)
+    chapter.BATCH, chapter.WINDOW = 2, 16
     stream = np.arange(9000) * 7 % 60
-    points = chapter["branched_run"](stream, 24, [30, 60], 0.01, 0)
+    points = chapter.branched_run(stream, 24, [30, 60], 0.01, 0)
     assert [point["tokens"] for point in points] == [30 * 32, 60 * 32]
-    model = chapter["build"](24, 0)
-    recipe = training.Settings(60, 0.004, 0.01, warmup=chapter["WARMUP"] / 60, decay=chapter["FALL"])
+    model = chapter.build(24, 0)
+    recipe = training.Settings(60, 0.004, 0.01, warmup=chapter.WARMUP / 60, decay=chapter.FALL)
     training.fit(model, training.Windows(stream, 16, 2, 0), recipe, progress=False)
-    assert chapter["held_out_loss"](model) == pytest.approx(points[1]["loss"], abs=1e-6)
+    assert chapter.held_out_loss(model) == pytest.approx(points[1]["loss"], abs=1e-6)
 
 
 def test_the_record_counts_parameters_and_operations_as_the_package_does():
-    record = json.loads((ROOT / "llmbook" / "results" / "scaling.json").read_text())
+    record = results.recorded("scaling")
     for width, shape in record["shapes"].items():
         config = TransformerConfig(512, int(width), shape["num_layers"], shape["num_heads"], d_ff=shape["d_ff"])
         assert shape["parameters"] == scaling.parameters_of(config, embeddings=False)

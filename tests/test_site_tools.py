@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture
 def tool(monkeypatch):
-    """Import a tool the way it imports its neighbours; `site` is a name of the standard library, so that one is run."""
+    """Import a tool the way it imports its neighbours."""
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
     return importlib.import_module
 
@@ -43,7 +43,7 @@ def write_notebook(root, text):
 
 
 def build(root):
-    return subprocess.run([sys.executable, root / "tools" / "site.py"], capture_output=True, text=True)
+    return subprocess.run([sys.executable, root / "tools" / "build_site.py"], capture_output=True, text=True)
 
 
 def test_logo_is_as_drawn(tool):

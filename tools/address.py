@@ -9,7 +9,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from chapters import ROOT, Problem, report, repository_url, write_atomically
+from chapters import ROOT, Problem, report, repository_url
+from llmbook.files import write_whole
 
 FILES = (
     "*.md",
@@ -101,7 +102,7 @@ def change(root: Path, url: str) -> list[Path]:
         text = path.read_text(encoding="utf-8")
         replaced = replace(text, old, new)
         if replaced != text:
-            write_atomically(path, replaced)
+            write_whole(path, replaced)
             changed.append(path)
     return changed
 

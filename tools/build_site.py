@@ -32,6 +32,7 @@ SOURCES = (
     "book/**/*",
     "notebooks/**/*",
     "tools/build_site.py",
+    "tools/chapters.py",
     "tools/vendor.py",
     "tools/purge.mjs",
     "tools/house.py",
@@ -39,7 +40,7 @@ SOURCES = (
     "llmbook/viz/*",  # the script that draws the views
     "llmbook/explore/*",
     "llmbook/pretrained/*",
-    "llmbook/pretrained/*/*",  # the explorer and its models
+    "llmbook/pretrained/pydocs-*/*",  # the explorer and its models
 )
 # What the theme brings and no page asks for (see vendor.subset_icons and book/_templates).
 UNUSED = (
@@ -93,6 +94,22 @@ def shrink_figures(folder: Path) -> None:
         small.save(path, optimize=True)
 
 
+def size_figures(site: Path) -> None:
+    """Write its width and height on each picture of every page, so that text does not move when the picture comes."""
+
+    def sized(tag: re.Match[str]) -> str:
+        file = site / "_images" / tag[1]
+        if " width=" in tag[0] or " style=" in tag[0]:
+            return tag[0]
+        with Image.open(file) as picture:
+            width, height = picture.size
+        return f'{tag[0][:-1].removesuffix("/").rstrip()} width="{width}" height="{height}"/>'
+
+    picture = re.compile(r'<img [^>]*src="(?:\.\./)*_images/([\w.-]+\.png)"[^>]*>')
+    for page in site.rglob("*.html"):
+        page.write_text(picture.sub(sized, page.read_text(encoding="utf-8")), encoding="utf-8")
+
+
 def build() -> Path:
     """Build the whole site and put it in place."""
     started = time.time()
@@ -102,7 +119,12 @@ def build() -> Path:
     copy_assets(BUILD / "vendor")
     command = ["jupyter-book", "build", str(ROOT), "--path-output", str(PART), "-W", "-n", "--keep-going", "-q"]
     command[0] = str(Path(sys.executable).with_name(command[0]))
-    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
+    # the book's extensions, and the tools that they use
+    folders = [str(ROOT / "book" / "_ext"), str(ROOT / "tools"), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, folders))}
+    result = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, env=environment
+    )
     if result.returncode:
         found = problems(result.stdout)
         raise Problem("\nerror: ".join(found) or f"Sphinx failed: {result.stdout.strip()[-2000:]}")
@@ -112,6 +134,7 @@ def build() -> Path:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     purge_styles(finished)
     shrink_figures(finished / "_images")
+    size_figures(finished)
     old = BUILD / "html.old"
     shutil.rmtree(old, ignore_errors=True)
     if SITE.exists():

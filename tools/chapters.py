@@ -183,16 +183,6 @@ def kernel_environment() -> dict[str, str]:
     return environment
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old text or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def install_debian(package: str, program: str) -> None:
     """Install a program's package of Debian where it is missing and we may; nothing happens elsewhere."""
     if os.geteuid() == 0 and Path("/etc/debian_version").exists() and shutil.which("apt-get"):

@@ -12,7 +12,8 @@ import tempfile
 import tomllib
 from pathlib import Path
 
-from chapters import ROOT, Problem, report, write_atomically
+from chapters import ROOT, Problem, report
+from llmbook.files import write_whole
 
 LOCK = ROOT / "requirements.txt"
 CLASSROOM = ROOT / "requirements-classroom.txt"
@@ -87,7 +88,7 @@ def main() -> int:
     for path, pins in locks.items():
         old = path.read_text(encoding="utf-8").splitlines()
         comment = [line for line in old if line.startswith("#")]
-        write_atomically(path, "\n".join([*comment, *pins]) + "\n")
+        write_whole(path, "\n".join([*comment, *pins]) + "\n")
         changed = sorted(set(pins) ^ {line for line in old if "==" in line}, key=str.upper)
         print(f"{path.name}:", ", ".join(changed) if changed else "no change")
     return 0

@@ -55,8 +55,8 @@ from chapters import (
     select_chapters,
     source_sha256,
     tags,
-    write_atomically,
 )
+from llmbook.files import write_whole
 
 METADATA = {
     # jupytext takes the name of the lexer that a manuscript gives its code cells from here
@@ -295,7 +295,7 @@ def record(root: Path, name: str, entry: dict[str, Any]) -> None:
     known = {chapter.name for chapter in find_chapters(root)}
     with folder_lock(path.parent):
         entries = {key: value for key, value in read_measurements(root).items() if key in known} | {name: entry}
-        write_atomically(path, json.dumps(entries, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+        write_whole(path, json.dumps(entries, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 
 
 def write_notebook(chapter: Chapter, notebook: nbformat.NotebookNode) -> bool:
@@ -306,7 +306,7 @@ def write_notebook(chapter: Chapter, notebook: nbformat.NotebookNode) -> bool:
     if chapter.notebook.exists() and chapter.notebook.read_text(encoding="utf-8") == text:
         return False
     chapter.notebook.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(chapter.notebook, text)
+    write_whole(chapter.notebook, text)
     return True
 
 

@@ -17,8 +17,6 @@ from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from browser import find_browser
 from chapters import ROOT, Problem, report, toc_files
 
@@ -37,11 +35,10 @@ html, body { background: #fff !important; }
 h1, h2, h3, h4 { break-after: avoid; }
 article ~ article h1 { font-size: 2.5rem !important; }
 article ~ article h1::before { content: none !important; }
-figure, pre.mermaid { break-inside: avoid; }
+figure, .diagram { break-inside: avoid; }
 .cell_output, .cell_output div, details, table { break-inside: auto !important; overflow: visible !important; }
 tr { break-inside: avoid; }
 article td, article th { white-space: normal !important; overflow-wrap: anywhere; }
-pre.mermaid > svg { width: auto !important; max-width: 100% !important; max-height: 200mm !important; }
 .lm-hidden { display: none; }
 """
 FOOTER = (
@@ -106,20 +103,11 @@ GATHER = """async (paths) => {
 }"""
 
 # Everything that a reader would have to press or scroll to stands open and is there.
-UNFOLD = """async ([address, config]) => {
+UNFOLD = """async () => {
   for (const fold of document.querySelectorAll("details")) fold.open = true;
   for (const image of document.images) image.loading = "eager";
   for (const frame of document.querySelectorAll("iframe")) frame.remove();
   for (const still of document.querySelectorAll(".lm-bertviz > img[hidden], .lmx-still[hidden]")) still.hidden = false;
-  const pending = [...document.querySelectorAll("pre.mermaid:not([data-processed])")];
-  if (pending.length) {
-    const {default: mermaid} = await import(new URL("_static/diagrams.mjs", address));
-    mermaid.initialize(config);
-    await mermaid.run({nodes: pending});
-  }
-  // the page may be drawing some itself
-  for (let tries = 0; tries < 300 && document.querySelector("pre.mermaid:not(:has(> svg))"); tries++)
-    await new Promise((resolve) => setTimeout(resolve, 100));
   await document.fonts.ready;
   // paper does not scroll: what is still too wide gets smaller
   for (const table of document.querySelectorAll("article table")) {
@@ -160,8 +148,7 @@ def write(page: Page, address: str, paths: list[str], target: Path) -> None:
     page.evaluate("document.documentElement.dataset.theme = 'light'")
     page.add_style_tag(content=STYLE)
     page.evaluate(GATHER, [f"{address}{path}" for path in paths])
-    settings = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["sphinx"]["config"]
-    missing = page.evaluate(UNFOLD, [address, settings["mermaid_init_config"]])
+    missing = page.evaluate(UNFOLD)
     if missing:
         raise Problem(f"{len(missing)} pictures are not in the site, {missing[0]} first: run `make book`")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -193,7 +180,7 @@ def main() -> int:
 
     try:
         paths = select(arguments.chapter)
-        build = [sys.executable, ROOT / "tools" / "site.py", "--if-changed"]
+        build = [sys.executable, ROOT / "tools" / "build_site.py", "--if-changed"]
         subprocess.run(build, check=True, stdout=subprocess.DEVNULL)
         target = TARGET / f"{Path(paths[0]).stem if arguments.chapter else 'book'}.pdf"
         with served(SITE) as address, sync_playwright() as playwright:

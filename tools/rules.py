@@ -371,7 +371,7 @@ def unlisted(root: Path = ROOT) -> list[str]:
     """Return what is missing from the lists that are written by hand, each with the line to add.
 
     A chapter stands in `_toc.yml`, and in its language's `index.md` (with its number), `sources.md` and `teaching.md`;
-    a part of `_toc.yml`, but for those without chapters, stands in `README.md` and in the `index.md` of the front page.
+    a numbered part of `_toc.yml` (`I · Title`) stands in `README.md` and on the front page.
     """
     contents = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
     in_contents = {chapter["file"] for part in contents["parts"] for chapter in part["chapters"]}
@@ -385,7 +385,7 @@ def unlisted(root: Path = ROOT) -> list[str]:
         for page, line, found in (
             ("index.md", f"{int(stem[:2])}. {link}", rf"^ *{int(stem[:2])}\. \[[^]]+\]\(\.\./\.\./{path}\.ipynb\)"),
             ("sources.md", f"| the sections of the sources | the topic | {link} |", rf"\(\.\./\.\./{path}\.ipynb[#)]"),
-            ("teaching.md", f"{link} to a week of the plan", rf"\(\.\./\.\./{path}\.ipynb[#)]"),
+            ("teaching.md", f"| week | {link} | lab | to hand in |", rf"\(\.\./\.\./{path}\.ipynb[#)]"),
         ):
             text = (root / "book" / language / page).read_text(encoding="utf-8")
             if not re.search(found, text, re.MULTILINE):

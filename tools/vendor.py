@@ -1,4 +1,4 @@
-"""Fetch what the site serves besides our own files: fonts, icons, mathematics, diagrams, and what BertViz draws with.
+"""Fetch what the site serves besides our own files: fonts, icons, mathematics, and what BertViz draws with.
 
 The npm packages that ``package-lock.json`` pins are installed into ``node_modules`` once; later builds need no
 network. From there the few files that pages ask for are copied into a folder that Sphinx serves as static files. A
@@ -20,8 +20,9 @@ from pathlib import Path
 
 from fontTools import subset
 
-from chapters import ROOT, Problem, report, write_atomically
+from chapters import ROOT, Problem, report
 from llmbook.explore import assets
+from llmbook.files import write_whole
 from llmbook.viz import scripts
 
 MODULES = ROOT / "node_modules"
@@ -85,14 +86,10 @@ def copy_assets(target: Path) -> None:
     (folder / "explorer").mkdir()
     (folder / "explorer" / "explorer.js").write_text(assets.script(), encoding="utf-8")
     (folder / "explorer" / "pictures.js").write_text(assets.pictures_script(), encoding="utf-8")
-    for name, source, pattern in (
-        ("mathjax", modules / "mathjax", "es5/output/chtml/fonts/woff-v2/*.woff"),
-        ("mermaid", modules / "mermaid", "dist/mermaid.esm.min.mjs"),
-        ("mermaid/chunks/mermaid.esm.min", modules / "mermaid", "dist/chunks/mermaid.esm.min/*.mjs"),
-    ):
-        (folder / name).mkdir(parents=True)
-        for file in [source / "LICENSE", *source.glob(pattern)]:
-            shutil.copyfile(file, folder / name / file.name)
+    (folder / "mathjax").mkdir()
+    mathjax = modules / "mathjax"
+    for file in [mathjax / "LICENSE", *mathjax.glob("es5/output/chtml/fonts/woff-v2/*.woff")]:
+        shutil.copyfile(file, folder / "mathjax" / file.name)
 
 
 def purge_styles(site: Path) -> None:
@@ -111,7 +108,7 @@ def provide_libraries(modules: Path | None = None) -> None:
     scripts.FOLDER.mkdir(parents=True, exist_ok=True)
     for library, (path, _) in scripts.LIBRARIES.items():
         text = (modules / library.rpartition("@")[0] / path).read_text(encoding="utf-8")
-        write_atomically(scripts.FOLDER / scripts.library_file(library), text)
+        write_whole(scripts.FOLDER / scripts.library_file(library), text)
     if scripts.libraries() is None:
         raise Problem("package-lock.json and LIBRARIES in llmbook/viz/scripts.py differ: bring them in step")
 
@@ -137,7 +134,12 @@ def copy_fonts(source: Path, folder: Path) -> None:
             shutil.copyfile(source / family / "files" / file, folder / "fonts" / file)
         shutil.copyfile(source / family / "LICENSE", folder / "fonts" / f"{family}-LICENSE")
         rules.append(css.replace("./files/", "fonts/"))
-    (folder / "fonts.css").write_text("\n".join(rules))
+    css = "\n".join(rules)
+    # The fonts of text are fetched with the page (see book/_templates/layout.html). One that comes late is not put in
+    # place of another, for the text would jump; of the fixed-width font all letters have the width of any other such.
+    for name in ("source-serif-4", "bricolage-grotesque"):
+        css = re.sub(rf"font-display: swap(?=[^}}]*fonts/{name}-latin-wght)", "font-display: optional", css)
+    (folder / "fonts.css").write_text(css)
 
 
 def subset_icons(folder: Path) -> None:

@@ -6,42 +6,23 @@ else; here they are taken out of each page, and the script of ``tools/vendor.py`
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import re
 from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from site_files import picture_as_file
 from sphinx.application import Sphinx
 
 MARKER = '<figure class="lm-bertviz"'
 SCRIPT = "vendor/bertviz/views.js"
 
 
-def store(packed: str, folder: Path, kind: str, suffix: str) -> str:
-    """Write bytes, packed as text, to a file of the built site that is named for what it holds; return its name."""
-    content = base64.b64decode(packed)
-    name = f"{kind}-{hashlib.sha256(content).hexdigest()[:16]}{suffix}"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_bytes(content)
-    return name
-
-
-def picture_as_file(html: str, images: Path, address: str, kind: str = "attention") -> str:
-    """Return a figure with its picture written to the folder ``images``, which pages find at ``address``."""
-    return re.sub(
-        r'src="data:image/png;base64,([^"]*)"',
-        lambda match: f'src="{address}/{store(match[1], images, kind, ".png")}"',
-        html,
-    )
-
-
 def slim(html: str, images: Path, address: str) -> str:
     """Return a view without scripts, its picture a file."""
     html = re.sub(r' data-scripts="[^"]*"', "", html)
     html = re.sub(r"<script>.*?</script>", "", html, flags=re.DOTALL)
-    return picture_as_file(html, images, address)
+    return picture_as_file(html, images, address, "attention")
 
 
 def views(doctree: nodes.document | None) -> list[nodes.raw]:

@@ -23,9 +23,9 @@ import re
 from html import escape, unescape
 from pathlib import Path
 
-from attention_views import picture_as_file, store
 from docutils import nodes
 from docutils.parsers.rst import directives
+from site_files import picture_as_file, store
 from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective

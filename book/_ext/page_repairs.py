@@ -1,6 +1,7 @@
 """Repair what our tools write into pages: attributes that mislead screen readers, ballast, scripts that block.
 
-The tests find the first with axe-core and the others as weight and time.
+Each repair names what it waits for; it goes when a release has that. The tests find the first two with axe-core and the
+others as weight and time.
 """
 
 from __future__ import annotations
@@ -11,16 +12,20 @@ from typing import Any
 from sphinx.application import Sphinx
 
 REPAIRS = (
-    # MyST-NB names every folded cell the same, and not as it is written
+    # Every folded cell has the same name for a screen reader, and not the words that it shows.
+    # Until MyST-NB's visit_HideCellInput (myst_nb/sphinx_.py) writes no label.
     (r'<summary aria-label="Toggle hidden content">', "<summary>"),
-    # docutils calls the bibliography a list whose items are none
+    # The bibliography is called a list, and its items have another role.
+    # Until docutils' visit_citation (docutils/writers/_html_base.py) gives the list no role.
     (r'<div role="list" class="citation-list">', '<div class="citation-list">'),
-    # names, punctuation and blanks have the colour of the text: a fifth of a chapter's HTML
+    # Names, punctuation and blanks have the colour of the text: a fifth of a chapter's HTML.
+    # Until Pygments' HtmlFormatter can leave out the spans to which a style gives no colour.
     (r'<span class="(?:n|nn|p|w)">([^<]*)</span>', r"\1"),
-    # a chapter's figures are most of what it weighs after its text: each is fetched when the reader comes near
+    # A chapter's figures are most of what it weighs after its text: each is fetched when the reader comes near.
+    # Until Sphinx's writer heeds docutils' setting `image_loading`, as docutils' own does.
     (r'<img (?=[^>]*src="(?:\.\./)*_images/)', '<img loading="lazy" '),
 )
-# Scripts within the page use what this one defines.
+# Scripts within the page use what this one defines. Until Sphinx defers its scripts where a theme does not ask for them.
 AT_ONCE = "documentation_options.js"
 
 

@@ -91,7 +91,7 @@ def variant(student: str) -> int:
 
 
 def folders() -> list[Path]:
-    """Return where sources are looked for: ``assignments`` here, and the package's own repository's."""
+    """Return where sources are looked for: ``assignments`` here, and that of the repository around the package."""
     return list(dict.fromkeys([Path.cwd() / "assignments", FOLDER]))
 
 
