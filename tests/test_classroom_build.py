@@ -323,7 +323,7 @@ def test_make_assignments_writes_everything(environment, monkeypatch, tmp_path, 
     monkeypatch.setattr(assignments, "SOURCES", tmp_path / "assignments")
     (tmp_path / "assignments").mkdir()
     assert assignments.main() == 1 and "a source is called NN-name.md" in capsys.readouterr().err
-    shutil.copy(source.find("03"), tmp_path / "assignments")
+    shutil.copy(source.find_assignment("03"), tmp_path / "assignments")
     assert assignments.main() == 0
     written = [Path(line).as_posix() for line in capsys.readouterr().out.split()]
     assert written == [

@@ -21,7 +21,7 @@ REPAIRS = (
     # Names, punctuation and blanks have the colour of the text: a fifth of a chapter's HTML.
     # Until Pygments' HtmlFormatter can leave out the spans to which a style gives no colour.
     (r'<span class="(?:n|nn|p|w)">([^<]*)</span>', r"\1"),
-    # A chapter's figures are most of what it weighs after its text: each is fetched when the reader comes near.
+    # A chapter's figures are most of its weight after its text: each is fetched when the reader comes near.
     # Until Sphinx's writer heeds docutils' setting `image_loading`, as docutils' own does.
     (r'<img (?=[^>]*src="(?:\.\./)*_images/)', '<img loading="lazy" '),
 )
