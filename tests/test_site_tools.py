@@ -6,8 +6,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from docutils import nodes
+from docutils.utils import new_document
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -110,3 +113,21 @@ def test_build_after_a_stopped_one(copy):
     (copy / "_build" / "vendor" / "vendor").mkdir(parents=True)
     assert build(copy).returncode == 0
     assert not (copy / "_build" / "html" / "left.html").exists()
+
+
+def test_folded_imports_are_named_for_what_they_are(tool, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "book" / "_ext"))
+    folded_imports = tool("folded_imports")
+    doctree = new_document("test")
+
+    def cell(code, **attributes):
+        node = nodes.container(prompt_show="Show code", prompt_hide="Hide code", **attributes)
+        node += nodes.literal_block(code, code)
+        doctree.append(node)
+        return node
+
+    imports = cell("import math\n\nrt = runtime.setup()", hide_mode="input")
+    others = [cell("from math import pi", hide_mode="all"), cell("import math"), cell("x = 1", hide_mode="input")]
+    folded_imports.name(SimpleNamespace(config=SimpleNamespace(language="en")), doctree)
+    assert imports["prompt_show"] == imports["prompt_hide"] == "Imports and settings"
+    assert {node["prompt_show"] for node in others} == {"Show code"}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from vendor import node_tools
 
 STYLE_SHEET = "equations.css"
 FONTS = "vendor/mathjax"
+# Attributes of the text for screen readers that say nothing within a page.
+BALLAST = re.compile(r' (?:xmlns|unselectable|data-mjx-[\w-]+)="[^"]*"')
 logger = logging.getLogger(__name__)
 
 
@@ -46,7 +49,7 @@ class Typesetter:
         if "error" in answer:
             logger.warning("equation: %s: %s", answer["error"], " ".join(tex.split()), location=node)
             return f"<code>{nodes.unescape(tex)}</code>"
-        return answer["html"]
+        return BALLAST.sub("", answer["html"])
 
     def style_sheet(self) -> str:
         """Return the rules that the equations typeset so far need, and end the process."""

@@ -25,7 +25,7 @@ REPAIRS = (
     # Until Sphinx's writer heeds docutils' setting `image_loading`, as docutils' own does.
     (r'<img (?=[^>]*src="(?:\.\./)*_images/)', '<img loading="lazy" '),
 )
-# Scripts within the page use what this one defines. Until Sphinx defers its scripts where a theme does not ask for them.
+# Scripts within the page use what this one defines; the others need not wait. Until Sphinx defers what it adds itself.
 AT_ONCE = "documentation_options.js"
 
 

@@ -107,8 +107,7 @@ def online(name: str, split: str | None = None, config: str | None = None) -> "d
     ``HF_HUB_OFFLINE=1`` a set that was downloaded before is read from the hub's cache.
 
     Args:
-        name: wikitext, wikitext-103, tinystories, sst2, squad, squad_v2, cnn_dailymail, wmt14 (German and English),
-            wmt16 (Romanian and English), glue, super_glue, ceval or cmmlu.
+        name: a key of ``PUBLIC_SETS``, such as ``wikitext``, ``squad`` or ``glue``; another name's error has them all.
         split: such as ``train`` or ``validation[:10%]``; all of them where it is not given.
         config: the part of a set that has several, such as ``mnli`` of glue, ``rte`` of super_glue, ``law`` of ceval;
             where it is not given one part stands for the set (cola, boolq, computer_network, computer_science).
