@@ -193,16 +193,13 @@ def score_texts(
         raise ValueError(f"{len(texts)} texts, at least one and none of them empty are needed: leave empty ones out")
     start, end = (_token_id(tokenizer, token) for token in (convention.start, convention.end or convention.start))
     closing = [] if convention.end is None else [end]
-    documents, sizes = [], []
-    for text, (ids, ends) in zip(texts, _encoded(tokenizer, texts), strict=True):
-        cut = convention.max_tokens is not None and len(ids) > convention.max_tokens
-        sizes.append(len((text[: ends(convention.max_tokens - 1)] if cut else text).encode()))
-        documents.append(np.array([*ids, *closing], dtype=np.int32))
+    encoded = _encoded(tokenizer, texts, convention.max_tokens)
+    documents = [np.array([*ids, *closing], dtype=np.int32) for ids, _ in encoded]
     found = document_log_probs(model, documents, convention, start, batch_size=batch_size, dtype=dtype)
     return TextScores(
         nats=np.array([-log_probs.sum() for log_probs in found]),
         tokens=np.array([len(log_probs) for log_probs in found]),
-        bytes=np.array(sizes),
+        bytes=np.array([size for _, size in encoded]),
         convention=convention,
     )
 
@@ -251,24 +248,27 @@ def _in_windows(
 
 
 def _encoded(
-    tokenizer: Tokenizer | PreTrainedTokenizerBase, texts: Sequence[str]
-) -> list[tuple[list[int], Callable[[int], int]]]:
-    """Return for each text its ids, and a function from the place of a token to where its characters end."""
+    tokenizer: Tokenizer | PreTrainedTokenizerBase, texts: Sequence[str], most: int | None
+) -> list[tuple[list[int], int]]:
+    """Return the ids of each text, and how many UTF-8 bytes its first ``most`` tokens have."""
     if isinstance(tokenizer, Tokenizer):
         encodings = tokenizer.encode_batch(list(texts), add_special_tokens=False)
     else:
         batch = tokenizer(list(texts), add_special_tokens=False, verbose=False)
         if batch.encodings is None:  # written in Python: it does not say which characters a token is of
-            return [(ids, _nowhere) for ids in batch["input_ids"]]
+            if most is not None:
+                raise ValueError(
+                    f"max_tokens={most}: this tokenizer, written in Python, does not say how many bytes so many tokens "
+                    "are; use its fast version, or max_tokens=None"
+                )
+            return [(ids, len(text.encode())) for text, ids in zip(texts, batch["input_ids"], strict=True)]
         encodings = batch.encodings
-    return [(e.ids, lambda place, e=e: e.offsets[place][1]) for e in encodings]
-
-
-def _nowhere(place: int) -> int:
-    raise ValueError(
-        f"a text is cut off after token {place + 1}, and this tokenizer, written in Python, does not say how many "
-        "bytes these are: use its fast version, or max_tokens=None"
-    )
+    found = []
+    for text, encoding in zip(texts, encodings, strict=True):
+        if most is not None and len(encoding.ids) > most:
+            text = text[: encoding.offsets[most - 1][1]]
+        found.append((encoding.ids, len(text.encode())))
+    return found
 
 
 def _token_id(tokenizer: Tokenizer | PreTrainedTokenizerBase, token: str) -> int:
