@@ -1,6 +1,6 @@
 # Everything starts here; `make help` lists what there is. Each target brings .venv in line with requirements.txt first.
 .DEFAULT_GOAL := help
-.PHONY: address assignments book clean help lab lock notebooks pdf picture serve test venv
+.PHONY: address assignments book clean help lab lock notebooks pdf picture quick serve test venv
 PORT ?= 8000
 RUN := .venv/bin/python
 
@@ -17,8 +17,11 @@ book: venv ## build the site from the stored outputs; the last line is its path
 pdf: venv ## print the book, or one chapter: CHAPTER=03-attention; the last line is the file
 	@$(RUN) tools/pdf.py '$(CHAPTER)'
 
-test: venv ## run every check; a table at the end
-	@$(RUN) tools/check.py
+test: venv ## run every check, or those with the words in their name: STAGE=rules; a table at the end
+	@$(RUN) tools/check.py '$(STAGE)'
+
+quick: venv ## run the checks that take under three minutes: ruff, types, unit tests but the slow ones, rules
+	@$(RUN) tools/check.py --quick
 
 notebooks: venv ## execute the chapters whose code changed, or one: CHAPTER=03-attention
 	@$(RUN) tools/vendor.py --views

@@ -2,7 +2,8 @@
 
 A record of a chapter's cells names the chapter and carries ``engine_sha256``, the hash of those cells when it was made.
 A record whose hash is not today's is *stale*: the benchmark runs again, or ``--confirm`` shows for some of its runs
-that today's cells give the same numbers.
+that today's cells give the same numbers: the recorded ones or, since another processor rounds otherwise and a training
+enlarges that, those of the recorded cells on this machine.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import platform
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date
@@ -35,7 +37,8 @@ BOOK = ROOT / "book" / "en"
 LIBRARIES = ("torch", "numpy", "triton")
 #: Fields of a run that another run of the same code does not repeat: times and memory.
 COSTS = ("seconds", "rise")
-#: How far a number of a confirming run may be from the recorded one, relative to it (absolutely, if it is below 1).
+#: How far a number of a confirming run may be from the other one, relative to it (absolutely, if it is below 1).
+#: Rounding within a library may differ so much; another seed, rate or text makes more.
 TOLERANCE = 1e-4
 
 
@@ -55,9 +58,10 @@ class Cell(NamedTuple):
         return ast.increment_lineno(ast.parse(self.source), self.line - 1)  # type: ignore[no-any-return]
 
 
-def code_cells(name: str) -> list[Cell]:
+def code_cells(name: str, text: str | None = None) -> list[Cell]:
     """Return the code cells of a chapter, such as ``13-what-to-update``, but for the set-up cell."""
-    text, place, found = (BOOK / f"{name}.md").read_text(encoding="utf-8"), 0, []
+    text = (BOOK / f"{name}.md").read_text(encoding="utf-8") if text is None else text
+    place, found = 0, []
     for cell in jupytext.reads(text, fmt="md:myst").cells:
         if cell.cell_type == "code":
             place = text.index(cell.source, text.index("```{code-cell}", place))
@@ -65,9 +69,9 @@ def code_cells(name: str) -> list[Cell]:
     return [cell for cell in found if "setup" not in cell.tags]
 
 
-def engine_sha256(name: str) -> str:
-    """Return the hash of a chapter's cells tagged `engine`, as they are today."""
-    sources = [cell.source for cell in code_cells(name) if "engine" in cell.tags]
+def engine_sha256(name: str, text: str | None = None) -> str:
+    """Return the hash of a chapter's cells tagged `engine`, as they are today or in another text of its manuscript."""
+    sources = [cell.source for cell in code_cells(name, text) if "engine" in cell.tags]
     return hashlib.sha256("\n".join(sources).encode()).hexdigest()
 
 
@@ -116,7 +120,7 @@ def engine_of(module: ModuleType) -> dict[str, str]:
 
 def origin() -> dict[str, Any]:
     """Return command, date, commit, machine and versions; call it at the start, since the repository may move on."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    commit = git("rev-parse", "HEAD")
     machine = f"{os.cpu_count()} shared {platform.machine()} cores"
     if torch.cuda.is_available():
         machine = torch.cuda.get_device_name()
@@ -147,6 +151,23 @@ def stale(path: Path) -> str:
         f"{today[:8]}). Make the runs again: python {script}. If the cells still compute the same, confirm it: "
         f"python {script} --confirm"
     )
+
+
+def commit_with(name: str, sha256: str, most: int = 300) -> str:
+    """Return the newest of the latest commits in which a chapter's engine cells have a hash; nothing if none has."""
+    seen: dict[str, bool] = {}
+    for commit in git("rev-list", f"--max-count={most}", "HEAD").split():
+        blob = git("rev-parse", f"{commit}:book/en/{name}.md")
+        if blob not in seen:
+            seen[blob] = engine_sha256(name, git("cat-file", "-p", blob)) == sha256
+        if seen[blob]:
+            return commit
+    return ""
+
+
+def git(*words: str) -> str:
+    """Return what a git command prints; nothing if it fails."""
+    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True).stdout.removesuffix("\n")
 
 
 def write(path: Path, record: dict[str, Any]) -> None:
@@ -188,6 +209,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
         help="make some recorded runs again, by default cheap ones; if their numbers are the recorded ones, the record "
         "is of today's cells. A run is named by what is printed at its beginning, such as 'methods LoRA 0'",
     )  # fmt: skip
+    made.add_argument("--show", metavar="RUN", help="make one recorded run again, print it as JSON, and write nothing")
     return made
 
 
@@ -228,8 +250,8 @@ class Runs:
 
     @property
     def confirming(self) -> bool:
-        """Whether recorded runs are compared, and none are added."""
-        return self.arguments.confirm is not None
+        """Whether recorded runs are made again, and none are added."""
+        return self.arguments.confirm is not None or self.arguments.show is not None
 
     def read(self) -> dict[str, Any]:
         """Return the file's record; an empty one where there is none, or where other cells made it.
@@ -275,7 +297,10 @@ class Runs:
         Raises:
             SystemExit: a run that was to be confirmed is unknown, or does not give the recorded numbers.
         """
-        if self.confirming:
+        if self.arguments.show is not None:
+            print(json.dumps(self.make(self.recorded(jobs, [self.arguments.show])[0])))
+            return
+        if self.arguments.confirm is not None:
             self.confirm(jobs)
             return
         if self.path.exists() and (problem := stale(self.path)):
@@ -312,37 +337,75 @@ class Runs:
         runs.setdefault(job.where[-1], []).extend(rows)
         write_whole(self.path, json.dumps(record, indent=1) + "\n")
 
-    def confirm(self, jobs: Iterable[Job]) -> None:
-        """Make recorded runs again; if all numbers are the recorded ones, the record is of today's cells, and says why.
+    def recorded(self, jobs: Iterable[Job], names: Sequence[str]) -> list[Job]:
+        """Return the jobs of some names whose runs the record has.
 
         Raises:
-            SystemExit: a run is unknown, or one of its numbers differs by more than TOLERANCE; nothing is written.
+            SystemExit: there is no such run.
+        """
+        found = {str(job): job for job in jobs if self.has(job)}
+        if unknown := [name for name in names if name not in found]:
+            raise SystemExit(f"{self.path.name} has no run {unknown[0]!r}; it has {', '.join(found)}")
+        return [found[name] for name in names]
+
+    def confirm(self, jobs: Iterable[Job]) -> None:
+        """Make recorded runs again; if all numbers are the same, the record is of today's cells, and says why.
+
+        Raises:
+            SystemExit: a run is unknown, or a number differs by more than TOLERANCE, both from the recorded one and
+                from that of the recorded cells on this machine; nothing is written.
         """
         record = self.read()
         before, today = record.get("engine_sha256"), self.engine["engine_sha256"]
         if before == today:
             print(f"{self.path.name} is of today's cells: there is nothing to confirm")
             return
-        names = list(self.arguments.confirm or self.confirm_by)
-        recorded = {str(job): job for job in jobs if self.has(job)}
-        if unknown := [name for name in names if name not in recorded]:
-            raise SystemExit(f"{self.path.name} has no run {unknown[0]!r}; it has {', '.join(recorded)}")
-        entries, equal = [], True
-        for name in names:
-            job = recorded[name]
-            old, new = job.found(self.rows(*job.where)), self.make(job)
-            worst = max(difference(was, run) for was, run in zip(old, new, strict=True))
-            entries.append({"run": name, "largest difference": worst})
+        entries = []
+        for job in self.recorded(jobs, self.arguments.confirm or self.confirm_by):
+            was, made = job.found(self.rows(*job.where)), self.make(job)
+            against, worst = "the record", difference(was, made)
+            if worst > TOLERANCE and (commit := commit_with(self.engine["chapter"], str(before))):
+                print(f"{job}: {worst:.3g} from the record; now with the cells of commit {commit[:7]}", flush=True)
+                against, was = (
+                    f"the recorded cells on the same machine (commit {commit[:7]})",
+                    self.earlier(job, commit),
+                )
+                worst = difference(was, made)
             if worst > TOLERANCE:
-                print(f"{name} is not the same again (largest difference {worst:.3g}, allowed {TOLERANCE}):")
-                print("recorded", json.dumps(old), "made now", json.dumps(new), sep="\n")
-                equal = False
-        if not equal:
-            raise SystemExit(1)
+                print(f"{job} is not the same again (largest difference {worst:.3g}, allowed {TOLERANCE}):")
+                print(against, json.dumps(was), "today's cells", json.dumps(made), sep="\n")
+                raise SystemExit(1)
+            print(f"{job}: the same as {against} (largest difference {worst:.3g})", flush=True)
+            entries.append({"run": str(job), "compared with": against, "largest difference": worst})
         facts = {field: self.about[field] for field in ("date", "commit", "command", "versions")}
         change = {"from": before, "to": today}
         confirmed = [*record.get("confirmed", []), *(facts | change | entry for entry in entries)]
         write(self.path, record | self.engine | {"confirmed": confirmed})
+
+    def earlier(self, job: Job, commit: str) -> list[dict[str, Any]]:
+        """Return the runs of a job as a commit makes them, cells and package, in a process of its own.
+
+        Raises:
+            SystemExit: the commit's benchmark cannot make them.
+        """
+        words, options = sys.argv[1:], ["--show", str(job)]
+        start = words.index("--confirm")
+        rest = next((i for i in range(start + 1, len(words)) if words[i].startswith("-")), len(words))
+        with tempfile.TemporaryDirectory(prefix="llmbook-confirm-") as name:
+            folder = Path(name)
+            parts = ("llmbook", "benchmarks", "book/en")
+            packed = subprocess.run(
+                ["git", "archive", commit, *parts], cwd=ROOT, capture_output=True, check=True
+            ).stdout
+            subprocess.run(["tar", "-x"], cwd=folder, input=packed, check=True)
+            script = folder / "benchmarks" / Path(sys.argv[0]).name
+            ran = subprocess.run(
+                [sys.executable, str(script), *words[:start], *words[rest:], *options],
+                cwd=folder, env=os.environ | {"PYTHONPATH": name}, capture_output=True, text=True,
+            )  # fmt: skip
+        if ran.returncode != 0:
+            raise SystemExit(f"commit {commit[:7]} cannot make {job} again:\n{ran.stderr[-2000:]}")
+        return json.loads(ran.stdout.splitlines()[-1])  # type: ignore[no-any-return]
 
 
 def is_short(value: Any) -> bool:

@@ -1,8 +1,15 @@
-"""What all tests share: one thread for each process, and one browser for those that need it."""
+"""What all tests share: one thread for each process, Hypothesis's examples, one browser for those that need it."""
 
 import os
 
 import pytest
+from hypothesis import settings
+
+# Hypothesis draws the same examples on every run of `make test`; the weekly run draws new ones (the workflow sets it).
+# No deadline: on a busy machine it would measure the others' work.
+settings.register_profile("fixed", derandomize=True, deadline=None)
+settings.register_profile("random", deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 # Two workers with two threads each on two cores spend their time waiting for each other; set before torch is imported.
 for _library in ("OMP", "MKL", "OPENBLAS"):

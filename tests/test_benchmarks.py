@@ -15,6 +15,7 @@ import ch01_language_models
 import ch02_three_families
 import ch10_recipes
 import ch10_training_speed
+import ch11_scaling
 import ch12_fine_tuning
 import ch13_updating
 import ch14_prompting
@@ -384,10 +385,11 @@ def test_equal_numbers_confirm_a_record_for_todays_cells(roots, book):
     assert "nothing to confirm" in roots([4], "--confirm")[1]
 
 
-def test_other_numbers_confirm_nothing(roots, book, capsys):
+def test_other_numbers_confirm_nothing(roots, book, capsys, monkeypatch):
     roots([4, 9])
     change_the_cell(book)
     before = roots.path.read_bytes()
+    monkeypatch.setattr(recording, "commit_with", lambda name, sha256: "")
     with pytest.raises(SystemExit) as error:
         roots([4, 9], "--confirm", "9 a", wrong=0.01)
     assert error.value.code == 1 and roots.path.read_bytes() == before and made == [4, 9, 9]
@@ -395,6 +397,27 @@ def test_other_numbers_confirm_nothing(roots, book, capsys):
     assert "9 a is not the same again" in text and '"root": 3.0' in text and '"root": 3.01' in text
     with pytest.raises(SystemExit, match="has no run '5 a'; it has 4 a, 9 a"):
         roots([4, 9], "--confirm", "5 a")
+
+
+def test_numbers_of_another_processor_are_confirmed_by_the_recorded_cells_on_this_one(roots, book, monkeypatch):
+    roots([4, 9])
+    change_the_cell(book)
+    monkeypatch.setattr(recording, "commit_with", lambda name, sha256: "a" * 40)
+    here = [{"key": [4, "a"], "root": 2.01, "seconds": 5}]
+    monkeypatch.setattr(recording.Runs, "earlier", lambda self, job, commit: here)
+    record, text = roots([4, 9], "--confirm", wrong=0.01)
+    assert "0.005 from the record; now with the cells of commit aaaaaaa" in text
+    (entry,) = record["confirmed"]
+    assert entry["compared with"] == "the recorded cells on the same machine (commit aaaaaaa)"
+    assert entry["largest difference"] < 1e-9 and recording.stale(roots.path) == ""
+    assert record["all"]["runs"][0]["root"] == 2  # what was recorded stays
+
+
+def test_the_newest_commit_with_the_recorded_cells_is_found():
+    chapter = ch11_scaling.CHAPTER
+    head = recording.git("show", f"HEAD:book/en/{chapter}.md")
+    assert recording.commit_with(chapter, recording.engine_sha256(chapter, head)) == recording.git("rev-parse", "HEAD")
+    assert recording.commit_with(chapter, "0" * 64, most=1) == ""
 
 
 @pytest.mark.parametrize(

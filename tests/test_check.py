@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import check
-from chapters import ROOT
+from chapters import ROOT, Problem
 
 
 def pytest_stage(folder, text: str) -> check.Stage:
@@ -65,6 +65,20 @@ def test_every_test_file_and_notebook_belongs_to_a_stage():
     words = [word for stage in check.stages() for word in stage.command]
     files = [*(ROOT / "tests").glob("test_*.py"), *ROOT.glob("notebooks/*/*.ipynb")]
     assert [words.count(str(path.relative_to(ROOT))) for path in files] == [1] * len(files)
+
+
+def test_stages_are_chosen_by_words_of_their_names():
+    assert [stage.name for stage in check.select_stages("site")] == ["site build", "site in a browser"]
+    assert check.select_stages("") == check.stages()
+    with pytest.raises(Problem, match=r"STAGE=sight: no stage has this in its name; there are ruff, .*, links$"):
+        check.select_stages("sight")
+
+
+def test_quick_stages_leave_out_the_slow():
+    stages = {stage.name: stage.command for stage in check.quick_stages()}
+    assert list(stages) == list(check.QUICK)
+    assert stages[check.UNITS][-2:] == ["-m", "not slow"]
+    assert "tools/build_site.py" not in str(stages) and ".ipynb" not in str(stages)
 
 
 def test_ci_calls_make_test():

@@ -249,21 +249,33 @@ def test_a_builder_killed_while_it_writes_leaves_nothing_for_ever(tmp_path, monk
     assert [path.name for path in (tmp_path / "cache").glob("small*")] == ["small-" + "k" * 16]
 
 
+# Reads files as the corpus does, and says so with a file beside it.
+MARKED = """
+from pathlib import Path
+from llmbook.corpora import _pydocs
+
+original = _pydocs._read_file
+
+def read_file(*arguments):
+    Path(__file__).with_name("reading").touch()
+    return original(*arguments)
+"""
+
+
 def test_a_builder_killed_while_it_reads_leaves_no_process(folder, tmp_path):
     (folder / "slow.py").write_text("x = 1\n" * 20_000)
-    script = "import sys, pathlib\nfrom llmbook.corpora import _pydocs\n"
-    script += "print(flush=True)\n_pydocs._pydocs({str(n): pathlib.Path(sys.argv[1]) for n in range(20)})"
-    killed = start(script, str(folder))
-    killed.stdout.readline()
-    deadline = time.monotonic() + 30
-    while not (children := psutil.Process(killed.pid).children()) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    time.sleep(1)  # to be in the midst of it
+    (tmp_path / "marked.py").write_text(MARKED)  # a module, so that the reading processes can import it
+    script = "import sys, pathlib\nsys.path.insert(0, sys.argv[2])\nimport marked\n"
+    script += "from llmbook.corpora import _pydocs\n_pydocs._read_file = marked.read_file\n"
+    script += "_pydocs._pydocs({str(n): pathlib.Path(sys.argv[1]) for n in range(20)})"
+    killed = start(script, str(folder), str(tmp_path))
+    while not (tmp_path / "reading").exists() and killed.poll() is None:
+        time.sleep(0.05)
     children = psutil.Process(killed.pid).children()
     assert children
     killed.send_signal(signal.SIGKILL)
     killed.wait(timeout=60)
-    _, alive = psutil.wait_procs(children, timeout=30)
+    _, alive = psutil.wait_procs(children, timeout=120)
     assert not alive
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["build.lock"]
 

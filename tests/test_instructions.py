@@ -130,8 +130,8 @@ def test_transformers_llama_agrees_on_packed_rows():
 def test_a_packed_batch_has_the_loss_of_its_examples():
     model = make_decoder(50)
     rows = [{"input_ids": [1, 2, 3, 4], "labels": [IGNORE, 2, 3, 4]}, {"input_ids": [7, 8, 9], "labels": [7, 8, 9]}]
-    packed = ins.answer_loss(model, ft.collate(ins.pack(rows, 8), 0))
-    assert_close(packed, ins.answer_loss(model, ft.collate(rows, 0)))
+    packed = ins.labelled_loss(model, ft.collate(ins.pack(rows, 8), 0))
+    assert_close(packed, ins.labelled_loss(model, ft.collate(rows, 0)))
 
 
 def test_rows_too_long_and_models_with_distances_are_refused():
@@ -162,7 +162,7 @@ def test_training_on_one_instruction_makes_the_model_answer_it(tokenizer):
     optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
     for _ in range(30):
         optimizer.zero_grad()
-        ins.answer_loss(model, batch).backward()
+        ins.labelled_loss(model, batch).backward()
         optimizer.step()
     assert ins.answer(model, tokenizer, [EXAMPLE], max_new_tokens=4) == ["int"]
 

@@ -12,12 +12,10 @@ PACKAGE = Path(__file__).parents[1] / "llmbook"
 #: Public names that stand in several modules, and why a reader does not mistake one for the other.
 SHARED = {
     "Floats": "the same alias each time, an array of float64",
-    "Kind": "what the argument `kind` of the module takes",
     "Row": "a row of a data set, as its `rows` are passed on: tokens in fine-tuning, text in evaluation",
     "add_arguments": "what `llmbook.__main__` asks of the module of each command",
     "asset": "the text of a file of the own package, in both packages that put files into a page",
     "fit": "fits a model to data in both; one is called by its module, as `item_response.fit`",
-    "load": "the model in a folder: `hub.load` any of this book's, evaluation's also with tokenizer and foreign ones",
     "log_likelihoods": "of answers given prompts in both: as our scorer computes them, as the harness kept them",
     "main": "where a program begins",
     "pack": "`pack` and `unpack` of the sandbox's protocol, which no reader calls, and the field's word for sequences",

@@ -78,12 +78,22 @@ def test_shards_hold_half_of_the_state(alone, together):
     assert alone.held / 2 < together["tensor, by hand"].held < alone.held  # the embeddings stay whole
 
 
-def test_a_launch_that_takes_too_long_is_killed_with_all_its_processes():
-    with pytest.raises(TimeoutError, match="killed"):
-        parallel.launch(parallel.Task(steps=987_123), ["data, by hand"], timeout=8)
-    for _ in range(50):
-        if not processes_with("987123"):
-            break
+def test_a_launch_that_takes_too_long_is_killed_with_all_its_processes(monkeypatch):
+    communicate = subprocess.Popen.communicate
+
+    def too_long(process, timeout=None):
+        """Let the time be over once torchrun and both of its workers are there."""
+        if timeout == 600:
+            while len(processes_with("987123")) < 3 and process.poll() is None:
+                time.sleep(0.1)
+            timeout = 0.1
+        return communicate(process, timeout=timeout)
+
+    monkeypatch.setattr(subprocess.Popen, "communicate", too_long)
+    with pytest.raises(TimeoutError, match="not done after 600 s and were killed"):
+        parallel.launch(parallel.Task(steps=987_123), ["data, by hand"], timeout=600)
+    deadline = time.monotonic() + 60
+    while processes_with("987123") and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not processes_with("987123")
 

@@ -1,8 +1,10 @@
 """Every check of the project, one stage after the other, with a table at the end: `make test`.
 
-A stage that fails does not keep the next from running; the exit status tells whether one did.
+`make test STAGE=site` runs the stages with that word in their name, `make quick` those that take little time. A stage
+that fails does not keep the next from running; the exit status tells whether one did.
 """
 
+import argparse
 import os
 import signal
 import subprocess
@@ -10,15 +12,17 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ET
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from chapters import CELL_TIMEOUT, ROOT, kernel_environment
+from chapters import CELL_TIMEOUT, ROOT, Problem, kernel_environment, report
 
 BIN = ROOT / ".venv" / "bin"
 IN_BROWSER = "test_site*.py"
 ON_LINKS = "test_links.py"
 ON_CHAPTERS = "test_chapters.py"
+UNITS = "unit and property tests"
+QUICK = ("ruff", "ruff format", "types", UNITS, "rules of a chapter")
 
 
 @dataclass
@@ -63,14 +67,33 @@ def stages(root: Path = ROOT) -> list[Stage]:
     nbval = ["--nbval-lax", "--nbval-current-env", f"--nbval-cell-timeout={CELL_TIMEOUT}"]
     return [
         Stage("ruff", [python, "-m", "ruff", "check", "."]),
+        Stage("ruff format", [python, "-m", "ruff", "format", "--check", "."]),
         Stage("types", [python, "-m", "mypy"]),
-        Stage("unit and property tests", [*pytest, *parallel, *units], counted=True),
+        Stage(UNITS, [*pytest, *parallel, *units], counted=True),
         Stage("rules of a chapter", [*pytest, *chapters], counted=True),
         Stage("notebooks", [*pytest, *parallel, *nbval, *notebooks], counted=True, environment=kernel_environment()),
         Stage("site build", [python, "tools/build_site.py"]),
         Stage("site in a browser", [*pytest, *browser], counted=True, needs="site build"),
         Stage("links", [*pytest, *links], counted=True, needs="site build"),
     ]
+
+
+def quick_stages(root: Path = ROOT) -> list[Stage]:
+    """Return the stages for between two edits: no notebook, no site, no test that is marked as slow."""
+    return [
+        replace(stage, command=[*stage.command, "-m", "not slow"]) if stage.name == UNITS else stage
+        for stage in stages(root)
+        if stage.name in QUICK
+    ]
+
+
+def select_stages(words: str, root: Path = ROOT) -> list[Stage]:
+    """Return the stages whose name contains the words, all of them for none; a ``Problem`` names those that exist."""
+    chosen = [stage for stage in stages(root) if words in stage.name]
+    if not chosen:
+        names = ", ".join(stage.name for stage in stages(root))
+        raise Problem(f"STAGE={words}: no stage has this in its name; there are {names}")
+    return chosen
 
 
 def read_counts(report: Path) -> tuple[int, int, int, list[str]]:
@@ -101,7 +124,8 @@ def run(stage: Stage, root: Path = ROOT) -> Outcome:
         report = Path(folder) / "report.xml"
         command = [*stage.command, f"--junitxml={report}"] if stage.counted else stage.command
         status = subprocess.run(command, cwd=root, env=stage.environment).returncode
-        passed, failed, skipped, notes = 0, 0, 0, []
+        passed, failed, skipped = 0, 0, 0
+        notes: list[str] = []
         if not stage.counted:
             passed, failed = (0, 1) if status else (1, 0)
         elif report.exists():
@@ -135,11 +159,19 @@ def table(outcomes: list[Outcome]) -> str:
 
 
 def main() -> int:
-    """Run all stages and print the table."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    outcomes = []
+    """Run the stages asked for and print the table."""
+    parser = argparse.ArgumentParser(description="Run every check, or some of them.")
+    parser.add_argument("stage", nargs="?", default="", help="words of the stages' names; all by default")
+    parser.add_argument("--quick", action="store_true", help="run what takes little time")
+    arguments = parser.parse_args()
     try:
-        for stage in stages():
+        chosen = quick_stages() if arguments.quick else select_stages(arguments.stage)
+    except Problem as problem:
+        return report([str(problem)])
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    outcomes: list[Outcome] = []
+    try:
+        for stage in chosen:
             if any(outcome.name == stage.needs and outcome.failed for outcome in outcomes):
                 outcomes.append(not_run(stage))
             else:

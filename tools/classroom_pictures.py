@@ -20,7 +20,7 @@ import urllib.request
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, ViewportSize, sync_playwright
 
 from browser import find_browser
 from chapters import ROOT
@@ -29,7 +29,11 @@ from llmbook.classroom import build, source
 
 PICTURES = ROOT / "book" / "_static"
 ASSIGNMENT = "03"
-SCREENS = {"width": 1180, "height": 500}, {"width": 1180, "height": 450}, {"width": 900, "height": 560}
+SCREENS: tuple[ViewportSize, ...] = (
+    {"width": 1180, "height": 500},
+    {"width": 1180, "height": 450},
+    {"width": 900, "height": 560},
+)
 
 
 def hand_in(assignment: source.Assignment, folder: Path, nested: bool) -> None:

@@ -15,7 +15,7 @@ from chapters import ROOT
 PACKAGE = "llmbook"
 # From the ground up: a module may import from its own floor and from those below it.
 FLOORS = {
-    "ground": ("files", "runtime", "results", "pretrained", "metrics", "tokenization", "corpora", "pipeline"),
+    "ground": ("files", "runtime", "results", "metrics", "pretrained", "tokenization", "corpora", "pipeline"),
     "models": ("attention", "flash", "positions", "transformer", "interventions", "ngram", "generation", "hub"),
     "learning": ("training", "parallel", "objectives", "finetuning", "scaling"),
     "judging": ("evaluation", "classroom"),

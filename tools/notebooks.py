@@ -58,7 +58,7 @@ from chapters import (
 )
 from llmbook.files import write_whole
 
-METADATA = {
+METADATA: dict[str, Any] = {
     # jupytext takes the name of the lexer that a manuscript gives its code cells from here
     "jupytext": {"default_lexer": "ipython3"},
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -217,7 +217,8 @@ class Execution:
 
     def _start(self, notebook: nbformat.NotebookNode) -> None:
         self.began = time.monotonic()
-        self.pid = self.client.km.provisioner.pid
+        manager: Any = self.client.km  # the kernel is a process of this machine: its provisioner has an id
+        self.pid = manager.provisioner.pid
         _kernels.add(self.pid)
         threading.Thread(target=self._watch, daemon=True).start()
 

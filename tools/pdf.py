@@ -23,12 +23,13 @@ from chapters import ROOT, Problem, report, toc_files
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from playwright.sync_api import Page
+    from playwright.sync_api import Page, ViewportSize
 
 SITE = ROOT / "_build" / "html"
 TARGET = ROOT / "_build" / "pdf"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-PAPER = {"width": 665, "height": 980}  # pixels of the text's area on A4: what is drawn by scripts is drawn for it
+# Pixels of the text's area on A4: what is drawn by scripts is drawn for it.
+PAPER: ViewportSize = {"width": 665, "height": 980}
 PATIENCE = 600_000  # milliseconds for a document of hundreds of pages
 STYLE = """
 html, body { background: #fff !important; }
@@ -180,7 +181,7 @@ def main() -> int:
 
     try:
         paths = select(arguments.chapter)
-        build = [sys.executable, ROOT / "tools" / "build_site.py", "--if-changed"]
+        build = [sys.executable, str(ROOT / "tools" / "build_site.py"), "--if-changed"]
         subprocess.run(build, check=True, stdout=subprocess.DEVNULL)
         target = TARGET / f"{Path(paths[0]).stem if arguments.chapter else 'book'}.pdf"
         with served(SITE) as address, sync_playwright() as playwright:

@@ -92,7 +92,9 @@ def slim(html: str, name: str, outdir: Path, images: str, root: str) -> str:
     html = re.sub(r' data-code="[^"]*"', "", html)
     html = html.replace("<figure ", f'<figure data-script="{script}" ', 1)
     if not picture:
-        settings = json.loads(unescape(re.search(r' data-explorer="([^"]*)"', html)[1]))
+        stored = re.search(r' data-explorer="([^"]*)"', html)
+        assert stored, "llmbook.explore writes the settings of every explorer"
+        settings = json.loads(unescape(stored[1]))
         carried = re.search(r' data-model="([^"]*)"', html)
         packed = carried[1] if carried else shipped(settings["model"], settings["sha256"])
         settings |= {"url": f"{root}{MODELS}/{store(packed, outdir / MODELS, 'model', '.lmx')}", "link": True}

@@ -16,10 +16,10 @@ class Reliability(NamedTuple):
     """A reliability diagram: one entry for each bin that holds an item.
 
     Attributes:
-        edges: of all bins, `(bins + 1,)`.
-        confidence: mean confidence in each bin that is not empty, `(filled,)`.
-        accuracy: share of right answers there, `(filled,)`.
-        items: how many items there, `(filled,)`.
+        edges: of all bins, ``(bins + 1,)``.
+        confidence: mean confidence in each bin that is not empty, ``(filled,)``.
+        accuracy: share of right answers there, ``(filled,)``.
+        items: how many items there, ``(filled,)``.
     """
 
     edges: Floats
@@ -32,10 +32,10 @@ def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = 10, binni
     """Sort answers into bins by how sure the model was, and compare with how often it was right.
 
     Args:
-        confidence: probability that the model gave to the answer it chose, `(items,)`, from 0 to 1.
+        confidence: probability that the model gave to the answer it chose, ``(items,)``, from 0 to 1.
         correct: 1 or 0 for each item.
         bins: number of bins.
-        binning: `width`: bins of equal width from 0 to 1; `mass`: with the same number of items in each.
+        binning: ``width``: bins of equal width from 0 to 1; ``mass``: with the same number of items in each.
 
     Raises:
         ValueError: different lengths, no items, values out of range, fewer than one bin.
@@ -80,7 +80,7 @@ def expected_calibration_error(
 def error_of_calibrated(
     confidence: ArrayLike, bins: int = 10, binning: Binning = "width", resamples: int = 200, seed: int = 0
 ) -> Floats:
-    """Return what a perfectly calibrated model with these confidences would show as its error: `(resamples,)`.
+    """Return what a perfectly calibrated model with these confidences would show as its error: ``(resamples,)``.
 
     Each resample makes every answer right with exactly the probability that the model gave it. The mean is the bias of
     the measurement, its upper quantiles the threshold of a test (Vaicenavicius et al. 2019, arXiv:1902.06977).
@@ -92,10 +92,10 @@ def error_of_calibrated(
 
 
 def brier_score(probabilities: ArrayLike, gold: ArrayLike) -> float:
-    """Return the mean squared distance between probabilities `(items, choices)` and the right answers (Brier 1950).
+    """Return the mean squared distance between probabilities ``(items, choices)`` and the right answers (Brier 1950).
 
-    0 is the best. `gold` `(items,)` is the place of each right choice. Unlike a calibration error it cannot be lowered
-    by giving up resolution: it is a proper score.
+    0 is the best. ``gold`` ``(items,)`` is the place of each right choice. Unlike a calibration error it cannot be
+    lowered by giving up resolution: it is a proper score.
     """
     given, right = _probabilities(probabilities, gold)
     target = np.zeros_like(given)
@@ -113,11 +113,11 @@ def _probabilities(values: ArrayLike, gold: ArrayLike) -> tuple[Floats, NDArray[
 
 
 def negative_log_likelihood(scores: ArrayLike, gold: ArrayLike, temperature: float = 1.0) -> float:
-    """Return the mean cost of the right choices in nats under `softmax(scores / temperature)`.
+    """Return the mean cost of the right choices in nats under ``softmax(scores / temperature)``.
 
     Args:
-        scores: `(items, choices)`, such as log-likelihoods.
-        gold: place of the right choice, `(items,)`.
+        scores: ``(items, choices)``, such as log-likelihoods.
+        gold: place of the right choice, ``(items,)``.
         temperature: above 0.
     """
     if not temperature > 0:
@@ -136,8 +136,8 @@ def fit_temperature(scores: ArrayLike, gold: ArrayLike) -> float:
     accuracy, stays. Fit it on other items than those that are judged.
 
     Args:
-        scores: `(items, choices)`.
-        gold: `(items,)`.
+        scores: ``(items, choices)``.
+        gold: ``(items,)``.
     """
     given, right = _probabilities(scores, gold)
 

@@ -23,7 +23,7 @@ def plain_words(text: str) -> list[str]:
 
 
 def _hashes(tokens: Sequence[str], order: int) -> set[int]:
-    """Return a hash of each run of `order` words. Hashes of two runs agree by chance about once in 2**60 pairs."""
+    """Return a hash of each run of ``order`` words. Hashes of two runs agree by chance about once in 2**60 pairs."""
     return {hash(gram) for gram in zip(*(tokens[start:] for start in range(order)), strict=False)}
 
 
@@ -66,13 +66,13 @@ def token_statistics(
     """Return for each text the log-probability of each of its tokens but the first, and what was to be expected.
 
     Args:
-        model: a causal model in `eval` mode.
+        model: a causal model in ``eval`` mode.
         texts: token ids, each at least two; what exceeds the model's context is left out.
         batch_size: texts that are computed together.
 
     Returns:
-        For each text three arrays `(tokens - 1,)`, in nats: the log-probability of the token, and the mean and standard
-        deviation of the log-probability of a token drawn from the model there.
+        For each text three arrays ``(tokens - 1,)``, in nats: the log-probability of the token, and the mean and
+        standard deviation of the log-probability of a token drawn from the model there.
     """
     if short := [number for number, ids in enumerate(texts) if len(ids) < 2]:
         raise ValueError(f"text {short[0]} has {len(texts[short[0]])} tokens: it takes two or more")
@@ -99,10 +99,10 @@ def token_statistics(
 
 
 def min_k(values: ArrayLike, k: float = 0.2) -> float:
-    """Return the mean of the smallest share `k` of values `(tokens,)`: Min-K% Prob for log-probabilities.
+    """Return the mean of the smallest share ``k`` of values ``(tokens,)``: Min-K% Prob for log-probabilities.
 
     Shi et al. 2024, arXiv:2310.16789: a text that was not seen has a few tokens that come as a surprise. With values
-    standardised by :func:`token_statistics`, `(log p - mean) / spread`, it is Min-K%++ (Zhang et al., 2404.02936).
+    standardised by :func:`token_statistics`, ``(log p - mean) / spread``, it is Min-K%++ (Zhang et al., 2404.02936).
 
     Raises:
         ValueError: no values, or a share outside of 0 to 1.

@@ -44,7 +44,7 @@ def time_generation(model: Decoder, prompt: Tensor, max_new_tokens: int, repeats
     """Time greedy writing with a cache; one generation before the first that counts warms up.
 
     Args:
-        model: in `eval` mode, on any device.
+        model: in ``eval`` mode, on any device.
         prompt: token ids ``(batch, time)``.
         max_new_tokens: tokens to write, from 2 up.
         repeats: generations that are timed.

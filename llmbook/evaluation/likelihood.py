@@ -31,7 +31,7 @@ from llmbook.tokenization import END_OF_TEXT
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Ids = Sequence[int] | NDArray[np.int32]
+TokenIds = Sequence[int] | NDArray[np.int32]
 #: What can be scored: from ids ``(batch, time)`` to logits ``(batch, time, vocab)``, or to an object that has them.
 LanguageModel = Callable[[Tensor], Any] | AddK | KneserNey
 
@@ -133,7 +133,7 @@ class TextScores:
 @torch.no_grad()
 def document_log_probs(
     model: LanguageModel,
-    documents: Sequence[Ids],
+    documents: Sequence[TokenIds],
     convention: Convention,
     start: int,
     *,
@@ -209,7 +209,7 @@ def score_texts(
 
 def _in_windows(
     model: Callable[[Tensor], Any],
-    texts: Sequence[Ids],
+    texts: Sequence[TokenIds],
     convention: Convention,
     start: int,
     batch_size: int,

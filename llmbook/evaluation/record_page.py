@@ -1,4 +1,4 @@
-"""The record of `llmbook evaluate` as a page that stands alone, and as lines for a terminal (chapter 17)."""
+"""The record of ``llmbook evaluate`` as a page that stands alone, and as lines for a terminal (chapter 17)."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def page(record: Mapping[str, Any]) -> str:
     """Return a record as one HTML page that asks no other host for anything.
 
     Args:
-        record: what `command.evaluate` returns.
+        record: what ``command.evaluate`` returns.
     """
     model, key = record["model"], record["key"]
     name = escape(model["name"])

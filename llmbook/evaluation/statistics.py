@@ -1,7 +1,7 @@
 """How sure a score is: intervals, paired tests, power, many comparisons at once (chapter 17).
 
 Values are one number for each item of a benchmark (1 for right, 0 for wrong, or any score), in the order of the items.
-All of it takes items for independent draws; where several items come from one document, give `groups`.
+All of it takes items for independent draws; where several items come from one document, give ``groups``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Interval(NamedTuple):
 
 
 class SeedInterval(NamedTuple):
-    """A mean over seeds and half of the width of its 95% interval: `mean ± half`."""
+    """A mean over seeds and half of the width of its 95% interval: ``mean ± half``."""
 
     mean: float
     half: float
@@ -36,7 +36,7 @@ class PairedTest(NamedTuple):
     """A difference of two scores on the same items, and how often chance alone makes one as large.
 
     Attributes:
-        difference: mean of `a - b`.
+        difference: mean of ``a - b``.
         p_value: two-sided.
     """
 
@@ -45,7 +45,7 @@ class PairedTest(NamedTuple):
 
 
 def _values(name: str, values: ArrayLike, least: int = 1) -> Floats:
-    """Return finite numbers `(items,)`, or raise."""
+    """Return finite numbers ``(items,)``, or raise."""
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or len(array) < least:
         raise ValueError(f"{name} has shape {array.shape}: it takes one number for each item, {least} or more")
@@ -61,7 +61,7 @@ def _share(name: str, value: float) -> None:
 
 
 def standard_error(values: ArrayLike, groups: Sequence[object] | None = None) -> float:
-    """Return the standard error of the mean of `values` `(items,)`.
+    """Return the standard error of the mean of ``values`` ``(items,)``.
 
     Args:
         values: at least two.
@@ -84,11 +84,11 @@ def standard_error(values: ArrayLike, groups: Sequence[object] | None = None) ->
 def seed_interval(values: ArrayLike) -> SeedInterval:
     """Return the mean of a few runs that differ in their seed, with its 95% interval by Student's t (chapter 9).
 
-    The half width is `t * standard deviation / sqrt(runs)` with `t` of `runs - 1` degrees of freedom: 12.7 for two
-    runs, 4.3 for three, 2.8 for five (Student 1908, 10.1093/biomet/6.1.1).
+    The half width is ``t * standard deviation / sqrt(runs)`` with ``t`` of ``runs - 1`` degrees of freedom: 12.7 for
+    two runs, 4.3 for three, 2.8 for five (Student 1908, 10.1093/biomet/6.1.1).
 
     Args:
-        values: one number for each run `(runs,)`, at least two.
+        values: one number for each run ``(runs,)``, at least two.
 
     Raises:
         ValueError: fewer than two runs, which say nothing about their spread, or a number that is not finite.
@@ -116,10 +116,10 @@ def wilson_interval(right: int, count: int, level: float = 0.95) -> Interval:
 def bootstrap_means(
     values: ArrayLike, resamples: int = 10_000, seed: int = 0, groups: Sequence[object] | None = None
 ) -> Floats:
-    """Return the means of `resamples` samples with replacement of `values` `(items,)`: `(resamples,)`.
+    """Return the means of ``resamples`` samples with replacement of ``values`` ``(items,)``: ``(resamples,)``.
 
     Where the values have few levels (right or wrong), how often each level is drawn is multinomial, and drawn at once:
-    the same distribution, a hundred times as fast. With `groups` whole groups are drawn.
+    the same distribution, a hundred times as fast. With ``groups`` whole groups are drawn.
     """
     array = _values("values", values)
     if resamples < 1:
@@ -159,7 +159,7 @@ def bootstrap_interval(
     level: float = 0.95,
     groups: Sequence[object] | None = None,
 ) -> Interval:
-    """Return the mean of `values` `(items,)` and its percentile bootstrap interval.
+    """Return the mean of ``values`` ``(items,)`` and its percentile bootstrap interval.
 
     Efron 1979, 10.1214/aos/1176344552.
 
@@ -179,7 +179,7 @@ def bootstrap_interval(
 def paired_bootstrap(
     a: ArrayLike, b: ArrayLike, resamples: int = 10_000, seed: int = 0, level: float = 0.95
 ) -> Interval:
-    """Return the mean of `a - b` over the same items and its bootstrap interval."""
+    """Return the mean of ``a - b`` over the same items and its bootstrap interval."""
     return bootstrap_interval(_differences(a, b), resamples, seed, level)
 
 
@@ -262,7 +262,7 @@ def power(
         items: number of items.
         difference: of the two accuracies, not 0.
         disagreement: share of items on which one model is right and the other wrong, for a paired test on the same
-            items. `None`: two different samples of so many items, or scores of which only the means are known.
+            items. ``None``: two different samples of so many items, or scores of which only the means are known.
         accuracy: mean of the two accuracies, for samples that are not paired.
         alpha: how often the test may find what is not there.
     """
@@ -282,9 +282,9 @@ def items_needed(
     alpha: float = 0.05,
     power: float = 0.8,
 ) -> int:
-    """Return how many items a test needs to find a difference with probability `power`; arguments as in `power()`.
+    """Return how many items a test needs to find a difference with probability ``power``; arguments as in ``power()``.
 
-    The formula is the textbook one, `((z_{1 - alpha/2} + z_power) * spread / difference)^2`.
+    The formula is the textbook one, ``((z_{1 - alpha/2} + z_power) * spread / difference)^2``.
     """
     _share("alpha", alpha)
     _share("power", power)
@@ -316,13 +316,13 @@ def _p_values(p_values: ArrayLike) -> Floats:
 
 
 def bonferroni(p_values: ArrayLike) -> Floats:
-    """Return p-values `(tests,)` multiplied by their number, at most 1."""
+    """Return p-values ``(tests,)`` multiplied by their number, at most 1."""
     array = _p_values(p_values)
     return np.minimum(array * len(array), 1.0)
 
 
 def holm(p_values: ArrayLike) -> Floats:
-    """Return adjusted p-values `(tests,)`: below alpha are those that may be called different (Holm 1979).
+    """Return adjusted p-values ``(tests,)``: below alpha are those that may be called different (Holm 1979).
 
     With probability 1 - alpha none of them is a false alarm, whatever the dependence between the tests.
     """
@@ -335,7 +335,7 @@ def holm(p_values: ArrayLike) -> Floats:
 
 
 def benjamini_hochberg(p_values: ArrayLike) -> Floats:
-    """Return adjusted p-values `(tests,)`; of those below q, a share of q at most is false alarms on average.
+    """Return adjusted p-values ``(tests,)``; of those below q, a share of q at most is false alarms on average.
 
     Benjamini and Hochberg 1995, 10.1111/j.2517-6161.1995.tb02031.x; for tests that are independent or positively
     dependent.

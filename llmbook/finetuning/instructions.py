@@ -138,7 +138,7 @@ def instruction_row(
     """Return ``input_ids`` and ``labels`` of an instruction with its answer.
 
     ``labels`` are the ids themselves where a token is taught and -100 elsewhere, unshifted as in ``transformers``:
-    :func:`answer_loss` compares each with the logits of the position before it.
+    :func:`labelled_loss` compares each with the logits of the position before it.
 
     Args:
         tokenizer: see :func:`chat_tokenizer`.
@@ -163,7 +163,7 @@ def instruction_row(
     return {"input_ids": prompt + answer, "labels": taught + answer}
 
 
-def answer_loss(model: Decoder, batch: Batch) -> Tensor:
+def labelled_loss(model: Decoder, batch: Batch) -> Tensor:
     """Return the mean loss of the labelled tokens in nats: what ``training.fit`` takes as ``loss_of``.
 
     The head is computed only where there is a label. Batches of packed rows (see :func:`pack`) keep their examples
