@@ -1,6 +1,7 @@
 """The rules of the companion package (CONTRIBUTING.md): kept by all of it, and each seen to fail on a made-up house."""
 
 import ast
+import re
 
 import pytest
 
@@ -29,6 +30,14 @@ def test_every_room_of_the_floors_exists():
         house.room(name) for name in house.modules()
     } - {"", "__main__"}
     assert all(house.floor(f"llmbook.{room}") >= 0 for pair in house.EXCEPTIONS for room in pair)
+
+
+def test_the_page_for_contributors_has_the_same_floors():
+    page = (house.ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = re.findall(rf"^\| ({'|'.join(house.FLOORS)}) \| (.*) \|$", page, re.MULTILINE)
+    assert {floor: set(re.findall(r"`(\w+)`", rooms)) for floor, rooms in rows} == {
+        floor: set(rooms) for floor, rooms in house.FLOORS.items()
+    }
 
 
 def test_exceptions_are_needed():
