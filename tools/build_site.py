@@ -61,8 +61,8 @@ def check_toc() -> None:
 
 
 def newest(paths: Iterator[Path]) -> float:
-    """Return the latest time of change."""
-    return max(path.stat().st_mtime for path in paths if path.is_file())
+    """Return the latest time of change; what Python compiles while the site is built is no source."""
+    return max(path.stat().st_mtime for path in paths if path.is_file() and path.suffix != ".pyc")
 
 
 def is_current() -> bool:
