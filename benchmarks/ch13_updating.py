@@ -15,8 +15,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
-
 from llmbook import corpora, results
 from llmbook import finetuning as ft
 from llmbook.finetuning import updating
@@ -112,7 +110,7 @@ def memory_of(chapter: ModuleType, name: str) -> dict[str, Any]:
     rows = chapter.rows_of(chapter.draw(chapter.topics["train"], 5 * chapter.BATCH))
     chapter.accuracy(model, rows[:16])  # what the first products allocate once is not counted
     batch = ft.collate(rows[: chapter.BATCH], chapter.PAD)
-    with torch.autocast("cpu", torch.bfloat16):
+    with chapter.rt.autocast():
         counted = updating.training_memory(model, batch, ft.loss)
     status = Path("/proc/self/status")
     before = int(re.search(r"VmRSS:\s+(\d+)", status.read_text())[1])

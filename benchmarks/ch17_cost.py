@@ -86,8 +86,10 @@ def main() -> None:
     few = CHECK["documents"]
     again = bits_and_seconds(models["float32"], documents[:few], sum(sizes[:few]), CHECK["context"])
     convention = f"{BOOK.with_window(max(CONTEXTS)).describe()}; shorter windows overlap by half of theirs"
+    if systems and record.get("convention") != convention:
+        raise SystemExit(f"{PATH} was scored under another convention ({record.get('convention')}): delete its systems")
     record |= {"documents": len(texts), "check": CHECK | {"bits_per_byte": again["bits_per_byte"]}}
-    record |= {"convention": convention, "scored": made}
+    record |= {"convention": convention, "scored": record.get("scored", made)}
     known = {system["name"] for system in systems}
     for precision, model in models.items():
         weights = cost.weight_bytes(model)

@@ -15,7 +15,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
 from safetensors.torch import load_model, save_model
 from transformers import PreTrainedTokenizerFast
 
@@ -120,7 +119,7 @@ def answered(chapter: ModuleType, work: Path, _: str, named: tuple[Any, ...]) ->
         items = tuple(
             replace(item, prompt=found[index.search(item.prompt, 1)[0].place] + "\n\n" + item.prompt) for item in items
         )
-    with torch.autocast("cpu", torch.bfloat16):
+    with chapter.rt.autocast():
         scores = score_choices(model.eval(), tokenizer, benchmark, items=items, start=True)
     right = "".join(str(int(value)) for value in scores.correct())
     chosen = "".join(map(str, scores.predictions()))

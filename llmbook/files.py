@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, what tells one content from another, and no bars over small ones."""
+"""Files that are written whole or not at all, a file's hash, and a switch that hides libraries' progress bars."""
 
 import contextlib
 import hashlib

@@ -23,10 +23,21 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 @dataclass(frozen=True)
 class Runtime:
-    """One decision on where and how to compute; ``print`` it at the top of a chapter."""
+    """One decision on where and how to compute; ``print`` it at the top of a chapter.
+
+    Attributes:
+        device: where networks and batches are.
+        dtype: of a chapter's short trainings.
+        fast_dtype: of the products of its longer ones, under :meth:`autocast`: ``bfloat16`` where the device multiplies
+            it in hardware. A processor that does not is a hundred times slower in it than in ``float32``.
+        threads: on a CPU.
+        seed: of all random numbers.
+        scale: ``small`` or ``full``, see :meth:`pick`.
+    """
 
     device: torch.device
     dtype: torch.dtype
+    fast_dtype: torch.dtype
     threads: int
     seed: int
     scale: str
@@ -34,12 +45,18 @@ class Runtime:
     def __str__(self) -> str:
         """One line, for the top of a chapter."""
         precision = str(self.dtype).removeprefix("torch.")
+        if self.fast_dtype != self.dtype:
+            precision += f", long trainings in {str(self.fast_dtype).removeprefix('torch.')}"
         threads = f"{self.threads} thread" + "s" * (self.threads != 1)
         return f"device {self.device} | {precision} | {threads} | seed {self.seed} | scale {self.scale}"
 
     def pick(self, *, small: T, full: T) -> T:
         """Return the value for this scale: ``small`` fits a laptop's CPU, ``full`` wants a GPU."""
         return small if self.scale == "small" else full
+
+    def autocast(self) -> torch.autocast:
+        """Compute products within in ``fast_dtype``; weights stay as they are."""
+        return torch.autocast(self.device.type, self.fast_dtype, enabled=self.fast_dtype != torch.float32)
 
     def generator(self, seed: int | None = None) -> torch.Generator:
         """Return a new CPU generator, seeded with ``seed`` (by default the runtime's own)."""
@@ -75,6 +92,12 @@ def _available_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def _fast_precision(device: str) -> str:
+    """``bfloat16`` on CUDA and on CPUs whose vector or matrix unit has it, as far as torch knows; else ``float32``."""
+    known = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return "bfloat16" if device == "cuda" or (device == "cpu" and known is not None and known()) else "float32"
+
+
 @functools.cache
 def setup() -> Runtime:
     """Decide device, precision, threads, seed and scale; apply threads and seed to this process; return the decision.
@@ -82,7 +105,8 @@ def setup() -> Runtime:
     The first call decides, later calls return the same object. Environment variables override:
 
     - ``LLMBOOK_DEVICE``: ``cpu``, ``cuda`` or ``mps`` (default: the best one present);
-    - ``LLMBOOK_PRECISION``: ``float32``, ``bfloat16`` or ``float16`` (default: ``bfloat16`` on CUDA, else ``float32``);
+    - ``LLMBOOK_PRECISION``: ``float32``, ``bfloat16`` or ``float16`` (default: ``bfloat16`` on CUDA, else ``float32``,
+      and for long trainings ``bfloat16`` on processors that have it in hardware);
     - ``LLMBOOK_THREADS``: CPU threads (default: ``OMP_NUM_THREADS``, else half the cores, at most 4);
     - ``LLMBOOK_SEED``: the base seed (default 0);
     - ``LLMBOOK_SCALE``: ``small`` or ``full`` (default: ``full`` on CUDA, else ``small``).
@@ -96,6 +120,7 @@ def setup() -> Runtime:
         raise ValueError(f"LLMBOOK_DEVICE={device!r}: torch finds no such device here; use {best!r}, or unset it")
     cuda = device == "cuda"
     precision = _choice("LLMBOOK_PRECISION", "bfloat16" if cuda else "float32", tuple(_DTYPES))
+    fast = precision if "LLMBOOK_PRECISION" in os.environ else _fast_precision(device)
     scale = _choice("LLMBOOK_SCALE", "full" if cuda else "small", ("small", "full"))
     threads = _integer("LLMBOOK_THREADS", _default_threads(), 1)
     seed = _integer("LLMBOOK_SEED", 0, 0)
@@ -104,7 +129,7 @@ def setup() -> Runtime:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-    return Runtime(torch.device(device), _DTYPES[precision], threads, seed, scale)
+    return Runtime(torch.device(device), _DTYPES[precision], _DTYPES[fast], threads, seed, scale)
 
 
 def release_memory() -> None:

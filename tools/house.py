@@ -189,14 +189,10 @@ def _comment_above(line: int, source: list[str]) -> str:
 def _definitions(module: Module, source: list[str]) -> Iterator[Public]:
     for node in module.tree.body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
-            kind, signature = (
-                ("class", _class_signature(node))
-                if isinstance(node, ast.ClassDef)
-                else (
-                    "function",
-                    _signature(node),
-                )
-            )
+            if isinstance(node, ast.ClassDef):
+                kind, signature = "class", _class_signature(node)
+            else:
+                kind, signature = "function", _signature(node)
             yield Public(module.name, node.name, kind, signature, ast.get_docstring(node) or "", module)
         elif isinstance(node, ast.Assign | ast.AnnAssign):
             target = node.targets[0] if isinstance(node, ast.Assign) else node.target

@@ -240,11 +240,12 @@ def _with_a_gap_at_the_end(benchmark: Benchmark) -> Benchmark:
 
 
 def _text_job(loaded: Loaded, texts: Sequence[str], batch_size: int) -> _Job:
-    version = hashlib.sha256("\x00".join(texts).encode()).hexdigest()[:12]
+    convention = _convention(loaded).describe()
+    version = hashlib.sha256("\x00".join([convention, *texts]).encode()).hexdigest()[:12]
     about = {
         "kind": "text",
         "description": "How many bits does the model need for a byte of documents it never saw?",
-        "convention": _convention(loaded).describe(),
+        "convention": convention,
     }
     return _Job(
         "held-out text", version, 0, tuple(str(number) for number in range(len(texts))),

@@ -1,4 +1,4 @@
-"""How probable a model finds held-out text, measured in one way for all models (chapter 1).
+"""How probable a model finds held-out text, measured in one way that has a name (chapter 1).
 
 A model with a limited context reads a long text in windows, and how these are laid decides the number: how many tokens
 a token is predicted from, whether one document is read after another, whether a long one is cut off. So a likelihood is

@@ -31,6 +31,10 @@ class SeedInterval(NamedTuple):
     mean: float
     half: float
 
+    def __format__(self, spec: str) -> str:
+        """Write both numbers by one format: ``f"{interval:.3f}"`` is such as ``0.812 ± 0.020``."""
+        return f"{self.mean:{spec}} ± {self.half:{spec}}"
+
 
 class PairedTest(NamedTuple):
     """A difference of two scores on the same items, and how often chance alone makes one as large.
