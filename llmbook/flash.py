@@ -2,9 +2,9 @@
 
 The order of the loops is that of the second version (Dao 2023, arXiv:2307.08691): each program keeps its queries.
 
-Triton is an optional extra (``pip install llmbook[triton]``, Linux). On a GPU the kernel is compiled. Without one it
-runs through Triton's interpreter, which is NumPy and slow, if ``TRITON_INTERPRET=1`` was set before Triton was first
-imported (by this module, or by another one such as ``transformers``).
+Triton is optional (``pip install triton``, on Linux). On a GPU the kernel is compiled. Without one it runs through
+Triton's interpreter, which is NumPy and slow, if ``TRITON_INTERPRET=1`` was set before Triton was first imported (by
+this module, or by another one such as ``transformers``).
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -101,7 +101,7 @@ def blocks(query: Tensor) -> tuple[int, int, int]:
 def _check(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> None:
     if triton is None:
         raise RuntimeError(
-            "flash_attention needs Triton, which is not installed: on Linux, pip install 'llmbook[triton]'; elsewhere "
+            "flash_attention needs Triton, which is not installed: on Linux, pip install triton; elsewhere "
             "use blockwise_attention, the same algorithm in PyTorch"
         )
     shapes = f"query {tuple(query.shape)}, key {tuple(key.shape)}, value {tuple(value.shape)}"

@@ -7,6 +7,7 @@ import pytest
 
 import address
 import chapters
+from chapters import ROOT
 
 OLD, NEW = "your_organisation/llmbook", "some-org/a.book"
 README = """[site](https://your_organisation.github.io/llmbook/), [code](https://github.com/your_organisation/llmbook).
@@ -104,3 +105,57 @@ def test_config_without_address_is_named(tmp_path):
     (tmp_path / "_config.yml").write_text(json.dumps({"title": "x"}), encoding="utf-8")
     with pytest.raises(chapters.Problem, match=r"_config\.yml gives no `repository: url:`"):
         address.strays(tmp_path)
+
+
+def test_address_reaches_every_file_with_the_placeholder():
+    examples = {ROOT / "tools/address.py", *(ROOT / "tests").glob("*.py")}
+    holders = [path for path in address.texts(ROOT) if address.PLACEHOLDER_OWNER in path.read_text(encoding="utf-8")]
+    assert set(holders) - examples <= set(address.files(ROOT))
+
+
+def test_book_installs_the_package_from_its_address_only():
+    assert address.installs_without_address() == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "`pip install {}`",
+        "pip install '{}[classroom]'",
+        '%pip install -q "{}>=0.1"',
+        "python -m pip install torch {}.",
+        "run `pip install\n{}[triton]` first",
+        '"on Linux, pip install "\n    "{}"',
+        "uv add {}",
+    ],
+)
+def test_install_without_address_is_found(tree, text):
+    with (tree / "README.md").open("a", encoding="utf-8") as readme:
+        readme.write(text.format("llmbook"))
+    (problem,) = address.installs_without_address(tree)
+    assert problem.startswith("README.md:5: ")
+    assert problem.endswith(
+        f'no index has it: write "llmbook @ git+https://github.com/{OLD}", or name the package that is needed'
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'pip install "{}[triton] @ git+https://github.com/your_organisation/{}"',
+        "pip install -e /srv/{}",
+        "pip install {}-theme",
+        "`pip install triton`, then {}",
+        "pip install triton\n{} evaluate MODEL_DIR",
+    ],
+)
+def test_other_installs_are_left_alone(tree, text):
+    (tree / "other.md").write_text(text.replace("{}", "llmbook"), encoding="utf-8")
+    assert address.installs_without_address(tree) == []
+
+
+def test_placeholder_is_counted_until_the_address_is_set(tree):
+    note = address.placeholder_note(tree)
+    assert "your_organisation, in 9 places of 5 files" in note and "`make address URL=https://github.com/" in note
+    address.change(tree, f"https://github.com/{NEW}")
+    assert address.placeholder_note(tree) == ""

@@ -1,6 +1,9 @@
 """Three files describe one environment: the ranges (pyproject.toml), the lock (requirements.txt), conda's file."""
 
+import ast
+import contextlib
 import fcntl
+import functools
 import importlib.metadata
 import os
 import re
@@ -20,8 +23,10 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import bootstrap
+import chapters
 import lock
 from chapters import ROOT
+from llmbook.corpora import _catalogs, installed
 
 COLAB_PYTHON = "3.12"
 
@@ -163,6 +168,87 @@ def test_disagreement_is_seen(spoil, message):
 def test_only_exact_pins_are_a_lock(line):
     with pytest.raises(AssertionError, match="is not of the form name==version"):
         pins([line])
+
+
+# --- what readers import, with the package's own dependencies only (Colab) -----------------------------------------
+
+# What a reader of the chapters can do without, and the extra that brings it; the package says what to install.
+OPTIONAL = {"jupytext": "classroom", "nbformat": "classroom", "nbgrader": "classroom", "triton": "triton"}
+
+
+def brought(wanted: list[str]) -> set[str]:
+    """Return the names of requirements and of all that the installed ones require in turn."""
+    todo = [Requirement(line) for line in wanted]
+    seen: set[tuple[str, frozenset[str]]] = set()
+    while todo:
+        requirement = todo.pop()
+        entry = (canonicalize_name(requirement.name), frozenset(requirement.extras))
+        extras = {"", *requirement.extras}
+        if entry in seen:
+            continue
+        seen.add(entry)
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # the graders are not installed
+            further = map(Requirement, importlib.metadata.requires(requirement.name) or [])
+            todo += [
+                one for one in further if not one.marker or any(one.marker.evaluate({"extra": name}) for name in extras)
+            ]
+    return {name for name, _ in seen}
+
+
+def imports(source: str) -> set[str]:
+    """Return the top-level modules that a program imports, but for the standard library and the package itself."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found.add(node.module or "")
+    return {name.partition(".")[0] for name in found} - sys.stdlib_module_names - {"llmbook"}
+
+
+@functools.cache
+def imported() -> dict[str, set[str]]:
+    """Return the chapters and files of the package by the module that they import."""
+    found: dict[str, set[str]] = {}
+    for chapter in chapters.find_chapters():
+        for cell in chapters.code_cells(chapters.read_manuscript(chapter)):
+            code = re.sub(r"(?m)^(\s*)[%!].*", r"\1pass", cell.source)
+            for module in imports(code):
+                found.setdefault(module, set()).add(chapter.name)
+    for path in sorted((ROOT / "llmbook").rglob("*.py")):
+        for module in imports(path.read_text(encoding="utf-8")):
+            found.setdefault(module, set()).add(str(path.relative_to(ROOT)))
+    return found
+
+
+def test_readers_get_every_import_with_the_package():
+    """In Colab the set-up cell installs the package without an extra."""
+    core = brought(read_pyproject()["project"]["dependencies"])
+    distributions = importlib.metadata.packages_distributions()
+    missing = {
+        module: sorted(places)
+        for module, places in imported().items()
+        if not core & {canonicalize_name(name) for name in distributions.get(module, [])}
+        and not (module in OPTIONAL and all(place.startswith("llmbook/") for place in places))
+    }
+    assert missing == {}, "add the package to the dependencies in pyproject.toml"
+
+
+def test_optional_imports_are_needed_and_have_an_extra():
+    extras = read_pyproject()["project"]["optional-dependencies"]
+    assert set(OPTIONAL) <= set(imported())
+    assert {name: extra for name, extra in OPTIONAL.items() if name not in brought(extras[extra])} == {}
+
+
+def test_readers_get_every_package_that_a_corpus_reads():
+    core = brought(read_pyproject()["project"]["dependencies"])
+    read = {package.name for package in (*installed.PACKAGES, *_catalogs.PACKAGES)} - {installed.STANDARD_LIBRARY}
+    assert {name for name in read if canonicalize_name(name) not in core} == set()
+
+
+def test_extras_of_a_requirement_count_only_where_asked_for():
+    assert "numpy" in brought(["torch", "numpy"]) and "jinja2" in brought(["torch"])
+    assert "mypy" not in brought(["llmbook"]) and "mypy" in brought(["llmbook[test]"])
 
 
 # --- bootstrap: a small package set in place of the real one --------------------------------------------------------

@@ -159,7 +159,7 @@ CALL = "import torch; from llmbook.flash import flash_attention; x = torch.randn
 @pytest.mark.parametrize(
     ("before", "environment", "message"),
     [
-        ("import sys; sys.modules['triton'] = None; ", {}, "pip install 'llmbook[triton]'"),
+        ("import sys; sys.modules['triton'] = None; ", {}, "on Linux, pip install triton; elsewhere"),
         pytest.param("", {}, "set TRITON_INTERPRET=1", marks=needs_triton),
         pytest.param(
             "import triton, os; os.environ['TRITON_INTERPRET'] = '1'; ", {}, "before anything imports triton",

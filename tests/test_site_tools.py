@@ -107,6 +107,22 @@ def test_missing_page_is_named(copy):
     assert result.stderr.startswith("error: _toc.yml names book/en/nowhere") and result.stderr.count("\n") == 1
 
 
+def test_placeholder_of_the_address_is_said_and_is_no_error(tool, monkeypatch, tmp_path, capsys):
+    build_site, page = tool("build_site"), tmp_path / "index.html"
+    for name, value in {"ROOT": tmp_path, "BUILD": tmp_path, "build": lambda: page}.items():
+        monkeypatch.setattr(build_site, name, value)
+    monkeypatch.setattr(sys, "argv", ["build_site.py"])
+    config = tmp_path / "_config.yml"
+    config.write_text("repository:\n  url: https://github.com/your_organisation/llmbook\n")
+    assert build_site.main() == 0
+    out, err = capsys.readouterr()
+    assert out == f"{page}\n" and err.count("\n") == 1
+    assert err.startswith("note: ") and "in 1 places of 1 files" in err and "`make address URL=" in err
+    config.write_text("repository:\n  url: https://github.com/an-owner/llmbook\n")
+    assert build_site.main() == 0
+    assert capsys.readouterr() == (f"{page}\n", "")
+
+
 def test_build_after_a_stopped_one(copy):
     (copy / "_build" / "part" / "_build" / "html").mkdir(parents=True)
     (copy / "_build" / "part" / "_build" / "html" / "left.html").write_text("left over")

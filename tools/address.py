@@ -1,6 +1,7 @@
 """Change the repository's address everywhere, or find places that disagree with `_config.yml`: `make address URL=...`.
 
-Notebooks are changed as text: their outputs stay, and nothing has to be executed again.
+Notebooks are changed as text: their outputs stay, and nothing has to be executed again. No index has the package, so a
+command that installs it without the address is found too: anybody could register the name there.
 """
 
 import argparse
@@ -20,10 +21,13 @@ FILES = (
     "LICENSE*",
     "package.json",
     ".github/workflows/*.yml",
+    "assignments/*.md",
+    "benchmarks/*.py",
     "book/**/*.md",
     "book/**/*.html",
     "book/**/*.js",
     "book/**/*.py",
+    "llmbook/**/*.md",
     "llmbook/**/*.py",
     "notebooks/*/*.ipynb",
     # last: a change that was stopped before it starts again from the address that still stands here
@@ -38,6 +42,14 @@ ADDRESS = re.compile(
 )
 # GitHub Pages has the owner in its host's name
 PAGES = re.compile(r"(?<![\w-])(?P<owner>[\w-]+)(?P<host>\.github\.io/)(?P<name>[\w-]+(?:\.[\w-]+)*)")
+# The package behind `install`, its options and other packages, without the @ of an address; a line may break before it.
+NO_ADDRESS = re.compile(
+    r"(?:\b(?:pipx?|pip3|conda|mamba)\s+install|\buv\s+add)"
+    r"(?:\s+(?:-\S+\s+)*[\s\"'\\]*|[^`;&|\n]*[ \t\"'])" + PACKAGE + r"(?![\w/-]|\.\w)(?:\[[^\]\n]*\])?+(?!\s*@)"
+)
+TEXTS = {".cff", ".html", ".js", ".md", ".py", ".toml", ".txt", ".yml"}
+# made from the others, or not ours
+NOT_SOURCES = {"_build", "node_modules", "notebooks"}
 ALLOWED = re.compile(
     r"https://github\.com/(?P<owner>[A-Za-z0-9](?:-?[A-Za-z0-9]){0,38})/(?P<name>[\w.-]{1,100}?)(?:\.git)?/?"
 )
@@ -94,6 +106,42 @@ def strays(root: Path = ROOT) -> list[str]:
     return problems
 
 
+def texts(root: Path) -> Iterator[Path]:
+    """Yield each text file of the sources, whether or not it may hold the address; notebooks are made from them."""
+    for entry in sorted(root.iterdir()):
+        if entry.name in NOT_SOURCES or (entry.name.startswith(".") and entry.name != ".github"):
+            continue
+        found = sorted(entry.rglob("*")) if entry.is_dir() else [entry]
+        yield from (path for path in found if path.suffix in TEXTS and path.is_file())
+
+
+def installs_without_address(root: Path = ROOT) -> list[str]:
+    """Return a line for each command in the sources that would install the package from an index."""
+    remedy = f'write "{PACKAGE} @ git+{repository_url(root)}", or name the package that is needed'
+    problems = []
+    for path in texts(root):
+        text = path.read_text(encoding="utf-8")
+        for match in NO_ADDRESS.finditer(text):
+            place = f"{path.relative_to(root)}:{text.count(chr(10), 0, match.start()) + 1}"
+            problems.append(f"{place}: {' '.join(match[0].split())} has no address, and no index has it: {remedy}")
+    return problems
+
+
+def placeholder_note(root: Path = ROOT) -> str:
+    """Return a line that says how many addresses still have the placeholder for their owner; none left, none said."""
+    counts = []
+    for path in files(root):
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if PLACEHOLDER_OWNER in line]
+        found = [match["owner"] for line in lines for match in (*ADDRESS.finditer(line), *PAGES.finditer(line))]
+        counts.append(found.count(PLACEHOLDER_OWNER))
+    if not any(counts):
+        return ""
+    return (
+        f"the repository's address is still a placeholder, {PLACEHOLDER_OWNER}, in {sum(counts)} places of "
+        f"{sum(map(bool, counts))} files: before you publish, `make address URL=https://github.com/owner/name` sets all"
+    )
+
+
 def change(root: Path, url: str) -> list[Path]:
     """Put the address in every place; return the files that changed."""
     new, old = parse(url), current(root)
@@ -111,13 +159,13 @@ def main() -> int:
     """Parse the command line of `make address`."""
     parser = argparse.ArgumentParser(description="Change the repository's address everywhere, or find strays.")
     parser.add_argument("url", nargs="?", default="", help="https://github.com/owner/name")
-    parser.add_argument("--check", action="store_true", help="change nothing; list the addresses that disagree")
+    parser.add_argument("--check", action="store_true", help="change nothing; list what disagrees")
     arguments = parser.parse_args()
     try:
         if not arguments.check:
             for path in change(ROOT, arguments.url):
                 print(path.relative_to(ROOT))
-        return report(strays(ROOT))
+        return report([*strays(ROOT), *installs_without_address(ROOT)])
     except Problem as problem:
         return report([str(problem)])
 

@@ -2,6 +2,7 @@
 
 Pages are written into a folder of their own, which takes the place of ``_build/html`` when all is well: a build that
 fails or is stopped leaves the old site as it was. Every warning is an error and becomes one line: file, line, message.
+An address that is still a placeholder is no error: one line says so, and how it is set.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 from filelock import FileLock
 from PIL import Image
 
+from address import placeholder_note
 from chapters import ROOT, Problem, report, toc_files
 from vendor import copy_assets, purge_styles
 
@@ -155,10 +157,13 @@ def main() -> int:
         BUILD.mkdir(exist_ok=True)
         with FileLock(BUILD / "site.lock"):
             page = SITE / "index.html" if arguments.if_changed and is_current() else build()
+        note = placeholder_note(ROOT)
     except Problem as problem:
         return report([str(problem)])
     except OSError as error:
         return report([f"the site cannot be written: {error}"])
+    if note:
+        print(f"note: {note}", file=sys.stderr, flush=True)
     print(page)
     return 0
 

@@ -15,8 +15,8 @@ from llmbook.classroom.grading import StudentRecord
 from llmbook.classroom.source import Assignment
 
 MISSING = (
-    "gradebook.db was not written, since nbgrader is not installed: `pip install 'llmbook[classroom]'` and give the "
-    "same command again (nothing is graded twice)"
+    "gradebook.db was not written, since nbgrader is not installed: `pip install nbgrader` and give the same "
+    "command again (nothing is graded twice)"
 )
 
 
