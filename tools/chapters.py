@@ -20,7 +20,7 @@ SETUP_TAG = "setup"
 # Cell metadata that a manuscript carries; the same list stands in jupytext.toml. Anything else is of one machine.
 CELL_METADATA = ("tags", "cellView", "jupyter", "mystnb")
 CELL_TIMEOUT = 600  # seconds; the first cell that asks for a corpus on a new machine builds it
-MAX_SECONDS = 150
+MAX_SECONDS = 150  # on the reference machine of yardstick.py
 MAX_MEMORY_MIB = 2048
 MAX_TOTAL_SECONDS = 25 * 60
 WORKERS = 2
