@@ -21,6 +21,10 @@ from recording import Job, Runs, parser
 
 CHAPTER = "04-positions"
 PATH = results.FOLDER / "positions.json"
+CONVENTION = (
+    "bytes of documents joined to one stream, windows of 512 bytes that begin every 64; for each place in a window the "
+    "bits of the byte there, the same bytes at all places"
+)
 CONFIRM_BY = ("three back learned 0", "sinusoidal 0")
 BATCH = 8
 
@@ -70,7 +74,7 @@ def main() -> None:
     runs = Runs(PATH, CHAPTER, arguments, CONFIRM_BY, settings)
     chapter = runs.chapter
     docs = corpora.pydocs()
-    runs.about |= {"data": corpora.describe(docs), "edges": chapter.EDGES}
+    runs.about |= {"data": corpora.describe(docs), "edges": chapter.EDGES, "convention": CONVENTION}
     docs = docs.shuffle(seed=0)
     text = chapter.byte_stream(docs["train"]["text"], arguments.bytes)
     held_out = chapter.byte_stream(docs["test"]["text"], chapter.HELD_OUT)

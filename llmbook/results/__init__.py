@@ -1,6 +1,7 @@
 """What long runs recorded: JSON files beside this one, each written by a script in the repository's ``benchmarks``.
 
 A record says which command made it, when, on what machine, with which versions and at which commit.
+The command names the script as it was called at that commit.
 """
 
 import json
