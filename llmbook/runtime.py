@@ -92,8 +92,8 @@ def _available_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def _fast_precision(device: str) -> str:
-    """``bfloat16`` on CUDA and on CPUs whose vector or matrix unit has it, as far as torch knows; else ``float32``."""
+def fast_precision(device: str) -> str:
+    """Return ``bfloat16`` for CUDA and for a CPU that has its products, as far as torch knows; else ``float32``."""
     known = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
     return "bfloat16" if device == "cuda" or (device == "cpu" and known is not None and known()) else "float32"
 
@@ -120,7 +120,7 @@ def setup() -> Runtime:
         raise ValueError(f"LLMBOOK_DEVICE={device!r}: torch finds no such device here; use {best!r}, or unset it")
     cuda = device == "cuda"
     precision = _choice("LLMBOOK_PRECISION", "bfloat16" if cuda else "float32", tuple(_DTYPES))
-    fast = precision if "LLMBOOK_PRECISION" in os.environ else _fast_precision(device)
+    fast = precision if "LLMBOOK_PRECISION" in os.environ else fast_precision(device)
     scale = _choice("LLMBOOK_SCALE", "full" if cuda else "small", ("small", "full"))
     threads = _integer("LLMBOOK_THREADS", _default_threads(), 1)
     seed = _integer("LLMBOOK_SEED", 0, 0)

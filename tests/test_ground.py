@@ -33,6 +33,17 @@ def decide(monkeypatch):
     torch.set_num_threads(threads)
 
 
+def test_long_trainings_take_bfloat16_where_the_processor_has_it(decide, monkeypatch):
+    for has, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda has=has: has)
+        chosen = decide(device="cpu")
+        assert (chosen.dtype, chosen.fast_dtype) == (torch.float32, dtype)
+        with chosen.autocast():
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+        assert ("long trainings in bfloat16" in str(chosen)) == has
+    assert decide(device="cpu", precision="bfloat16").fast_dtype == torch.bfloat16
+
+
 def test_environment_variables_override(decide):
     chosen = decide(device="cpu", precision="bfloat16", threads="1", seed="7", scale="full")
     assert str(chosen) == "device cpu | bfloat16 | 1 thread | seed 7 | scale full"

@@ -57,7 +57,6 @@ from chapters import (
     tags,
 )
 from llmbook.files import write_whole
-from yardstick import REFERENCE_SECONDS
 
 METADATA: dict[str, Any] = {
     # jupytext takes the name of the lexer that a manuscript gives its code cells from here
@@ -266,7 +265,9 @@ def machine() -> str:
 
 
 def describe_run() -> dict[str, Any]:
-    """Return what else a measurement is of: device, threads, scale, date and versions."""
+    """Return what else a measurement is of: device, threads, products of long trainings, scale, date and versions."""
+    from llmbook import runtime  # imports torch
+
     environment = kernel_environment()
     device = environment["LLMBOOK_DEVICE"]
     versions = {"python": platform.python_version()}
@@ -274,6 +275,7 @@ def describe_run() -> dict[str, Any]:
     return {
         "device": f"CPU ({machine()})" if device == "cpu" else device,
         "threads": int(environment["LLMBOOK_THREADS"]),
+        "products": runtime.fast_precision(device),
         "scale": environment["LLMBOOK_SCALE"],
         "date": date.today().isoformat(),
         "versions": versions,
@@ -312,15 +314,7 @@ def write_notebook(chapter: Chapter, notebook: nbformat.NotebookNode) -> bool:
     return True
 
 
-def machine_pace() -> float:
-    """Return how many times as long as the reference machine this one takes, with all workers busy."""
-    command = [sys.executable, str(Path(__file__).with_name("yardstick.py"))]
-    copies = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(WORKERS)]
-    seconds = [float(copy.communicate()[0]) for copy in copies]
-    return round(sum(seconds) / len(seconds) / REFERENCE_SECONDS, 2)
-
-
-def execute(chapter: Chapter, notebook: nbformat.NotebookNode, root: Path, timeout: float, pace: float) -> str:
+def execute(chapter: Chapter, notebook: nbformat.NotebookNode, root: Path, timeout: float) -> str:
     """Execute a chapter, store its outputs and its measurement, and return a line about it."""
     if not sys.stderr.isatty():
         print(f"{chapter.name}: executing {len(code_cells(notebook))} cells", flush=True)
@@ -328,24 +322,20 @@ def execute(chapter: Chapter, notebook: nbformat.NotebookNode, root: Path, timeo
     package = package_sha256(root)
     measured = Execution(chapter, notebook, timeout).run()
     write_notebook(chapter, notebook)
-    entry = {"code_sha256": code_sha256(notebook), "llmbook_sha256": package, **measured, "pace": pace}
-    record(root, chapter.name, entry | describe_run())
+    entry = {"code_sha256": code_sha256(notebook), "llmbook_sha256": package, **measured, **describe_run()}
+    record(root, chapter.name, entry)
     seconds, memory = measured["seconds"], measured["peak_memory_mib"]
     line = f"{chapter.name}: {len(code_cells(notebook))} cells, {seconds} s, {memory} MiB"
-    if seconds > MAX_SECONDS * pace or memory > MAX_MEMORY_MIB:
-        line += (
-            f": over the budget of {MAX_SECONDS} s (here {MAX_SECONDS * pace:.0f}), {MAX_MEMORY_MIB} MiB "
-            "(if it built a corpus on the way, run again)"
-        )
+    if seconds > (allowed := MAX_SECONDS[entry["products"]]) or memory > MAX_MEMORY_MIB:
+        line += f": over the budget of {allowed} s, {MAX_MEMORY_MIB} MiB (if it built a corpus on the way, run again)"
     return line
 
 
 def execute_all(due: list[tuple[Chapter, nbformat.NotebookNode]], root: Path, timeout: float) -> list[str]:
     """Execute chapters, two at a time, each in a kernel of its own; return the problems."""
     problems = []
-    measured = machine_pace() if due else 1.0
     with ThreadPoolExecutor(WORKERS) as pool:
-        futures = [pool.submit(execute, chapter, notebook, root, timeout, measured) for chapter, notebook in due]
+        futures = [pool.submit(execute, chapter, notebook, root, timeout) for chapter, notebook in due]
         for future in as_completed(futures):
             try:
                 tqdm.write(future.result())
