@@ -18,7 +18,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from llmbook import training
-from llmbook.training import CheckpointError, Mixture, Settings, Windows, fit, make_optimizers, schedule
+from llmbook.training import CheckpointError, Float32Muon, Mixture, Settings, Windows, fit, make_optimizers, schedule
 from llmbook.transformer import Decoder, TransformerConfig
 
 HERE = str(Path(__file__).parent)
@@ -395,3 +395,23 @@ def test_a_line_of_the_log_that_was_cut_off_is_dropped(trained):
     text = path.read_text()
     path.write_text(text[: text.rstrip().rfind(",") - 5])
     assert training.read_log(path) == whole[:-1]
+
+
+@pytest.mark.parametrize("shape", [(24, 40), (40, 24), (7, 7)])
+def test_muon_in_float32_equals_that_of_torch_to_the_precision_of_bfloat16(shape):
+    draw = torch.Generator().manual_seed(0)
+    theirs = nn.Parameter(torch.randn(shape, generator=draw))
+    ours = nn.Parameter(theirs.detach().clone())
+    optimizers = torch.optim.Muon([theirs], lr=0.02, weight_decay=0.1), Float32Muon([ours], lr=0.02, weight_decay=0.1)
+    for _ in range(5):
+        theirs.grad = torch.randn(shape, generator=draw)
+        ours.grad = theirs.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    assert_close(ours, theirs, rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize(("precision", "kind"), [("bfloat16", torch.optim.Muon), ("float32", Float32Muon)])
+def test_muon_computes_in_what_the_processor_is_fast_in(monkeypatch, precision, kind):
+    monkeypatch.setattr("llmbook.runtime.fast_precision", lambda device: precision)
+    assert type(make_optimizers(nn.Sequential(nn.Linear(3, 4)), 1e-3, 1e-2)[-1]) is kind
