@@ -154,13 +154,13 @@ def stale(path: Path) -> str:
 
 
 def commit_with(name: str, sha256: str, most: int = 300) -> str:
-    """Return the newest of the latest commits in which a chapter's engine cells have a hash; nothing if none has."""
+    """Return the newest of the latest commits whose engine cells have a hash, and whose scripts can show a run."""
     seen: dict[str, bool] = {}
     for commit in git("rev-list", f"--max-count={most}", "HEAD").split():
         blob = git("rev-parse", f"{commit}:book/en/{name}.md")
         if blob not in seen:
             seen[blob] = engine_sha256(name, git("cat-file", "-p", blob)) == sha256
-        if seen[blob]:
+        if seen[blob] and "--show" in git("cat-file", "-p", f"{commit}:benchmarks/recording.py"):
             return commit
     return ""
 
