@@ -408,7 +408,7 @@ def test_numbers_of_another_processor_are_confirmed_by_the_recorded_cells_on_thi
     record, text = roots([4, 9], "--confirm", wrong=0.01)
     assert "0.005 from the record; now with the cells of commit aaaaaaa" in text
     (entry,) = record["confirmed"]
-    assert entry["compared with"].startswith("the recorded cells on this machine (commit aaaaaaa)")
+    assert entry["compared with"].startswith("the recorded cells on the same machine (commit aaaaaaa)")
     assert entry["largest difference"] < 1e-9 and recording.stale(roots.path) == ""
     assert record["all"]["runs"][0]["root"] == 2  # what was recorded stays
 
