@@ -30,6 +30,16 @@ SHIFTS = """
     for (const entry of list.getEntries()) if (!entry.hadRecentInput) shifts.push([entry.startTime, entry.value]);
   }).observe({type: "layout-shift", buffered: true});
 """
+# Pictures whose sides have another ratio than in their file.
+STRETCHED = """
+  [...document.querySelectorAll("main img")].filter(image => {
+    const style = getComputedStyle(image), box = image.getBoundingClientRect();
+    const rim = (...sides) => sides.reduce(
+      (sum, side) => sum + parseFloat(style["padding" + side]) + parseFloat(style["border" + side + "Width"]), 0);
+    const width = box.width - rim("Left", "Right"), height = box.height - rim("Top", "Bottom");
+    return width > 0 && Math.abs(width * image.naturalHeight / (height * image.naturalWidth) - 1) > 0.03;
+  }).map(image => image.alt)
+"""
 
 
 def pages():
@@ -82,6 +92,7 @@ def test_equations_and_figures_of_a_chapter_are_there(open_page, path):
     assert any("MJX" in family for family in fonts) or "$" not in prose
     page.evaluate("for (const image of document.images) image.loading = 'eager'")
     page.wait_for_function("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+    assert page.evaluate(STRETCHED) == []
     assert page.locator(".diagram").count() == prose.count("```mermaid")
 
 
