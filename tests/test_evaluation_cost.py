@@ -74,9 +74,9 @@ def test_the_benchmark_measures_what_it_says(tmp_path, monkeypatch):
     with torch.no_grad():
         runs = ch17_cost.timings(model, "float32", [])
         assert ch17_cost.timings(model, "float32", runs) == []
-        stream = torch.arange(100) % 7
-        padded = ch17_cost.nats(model, stream, 16) / 100
-    assert [run["batch"] for run in runs] == [1, 2] and abs(padded - np.log(4096)) < 1
+    found = ch17_cost.bits_and_seconds(model, [np.arange(100) % 7], num_bytes=100, context=16)
+    assert [run["batch"] for run in runs] == [1, 2]
+    assert abs(found["bits_per_byte"] - np.log2(4096)) < 1.5 and found["seconds_per_1000"] > 0
     assert all(run["cache_bytes"] == run["cache_formula"] < run["peak_bytes"] for run in runs)
     json.dumps(runs)
 

@@ -246,7 +246,7 @@ def test_benchmark_checks_times_and_records(tmp_path):
     result = tmp_path / "attention.json"
     arguments = ["--device", "cpu", "--lengths", "32", "48", "--d-heads", "16", "--dtypes", "float32", "--tokens", "64"]
     done = subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / "attention.py", *arguments, "--width", "32", "--matrix", "64",
+        [sys.executable, ROOT / "benchmarks" / "ch03_attention.py", *arguments, "--width", "32", "--matrix", "64",
          "--result", result],
         env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True,
     )  # fmt: skip
@@ -271,7 +271,7 @@ def test_benchmark_checks_times_and_records(tmp_path):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without a GPU")
 @needs_triton
 def test_benchmark_says_that_there_is_no_gpu(tmp_path):
-    command = [sys.executable, ROOT / "benchmarks" / "attention.py", "--result", tmp_path / "attention.json"]
+    command = [sys.executable, ROOT / "benchmarks" / "ch03_attention.py", "--result", tmp_path / "attention.json"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1 and "finds no GPU" in done.stderr
     assert not (tmp_path / "attention.json").exists()
