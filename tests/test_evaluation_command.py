@@ -105,6 +105,7 @@ def test_bits_per_byte_are_those_of_the_whole_text_in_windows(folder):
     assert count > 64 and abs(found["nats"][1] / count - np.log(4096)) < 1  # untrained: every token once, about log V
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_and_writes_the_same_bytes(folder, tmp_path):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     script = (
