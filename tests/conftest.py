@@ -18,7 +18,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 # What takes long to make: real text, a kernel's outputs, a class graded, processes under torchrun. A test that asks for
 # one of them is slow, as are those with the mark.
-SLOW_FIXTURES = {"browser", "clusters", "confined", "engine", "executed", "graded", "pydocs", "together"}
+SLOW_FIXTURES = {"benchmarks", "browser", "clusters", "confined", "engine", "executed", "graded", "pydocs", "together"}
 
 
 @pytest.hookimpl(tryfirst=True)
