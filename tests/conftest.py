@@ -16,6 +16,18 @@ for _library in ("OMP", "MKL", "OPENBLAS"):
     os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+# What takes long to make: real text, a kernel's outputs, a class graded, processes under torchrun. A test that asks for
+# one of them is slow, as are those with the mark.
+SLOW_FIXTURES = {"benchmarks", "browser", "clusters", "confined", "engine", "executed", "graded", "pydocs", "together"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark the tests that ask for a slow fixture, before `-m` chooses."""
+    for item in items:
+        if SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+
 
 @pytest.fixture(scope="session")
 def browser(pytestconfig):

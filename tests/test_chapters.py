@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 from pathlib import Path
 
 import nbformat
@@ -12,13 +13,14 @@ import chapters
 import rules
 
 CHAPTERS = chapters.find_chapters()
+load = functools.cache(rules.load)  # a notebook is read once for all rules
 ADDRESS = "https://github.com/an-organisation/llmbook"
 
 
 @pytest.mark.parametrize("rule", rules.RULES, ids=lambda rule: rule.__name__)
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda chapter: chapter.name)
 def test_chapter_keeps(chapter, rule):
-    problems = rule(rules.load(chapter))
+    problems = rule(load(chapter))
     if problems:
         pytest.fail("\n".join(f"{chapter.name}: {problem}" for problem in problems), pytrace=False)
 

@@ -15,6 +15,8 @@ from submitting import STARTERS, notebook
 
 from llmbook.__main__ import main
 
+pytestmark = pytest.mark.slow
+
 
 def rows(out):
     return {row["student"]: row for row in csv.DictReader(io.StringIO((out / "grades.csv").read_text()))}

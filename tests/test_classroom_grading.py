@@ -16,6 +16,7 @@ from submitting import ANSWERS, SECRET, STARTERS, notebook
 from llmbook.classroom import build, feedback, grading, sandbox, source, submissions
 from llmbook.classroom.desk import Desk, file_name, standing
 
+pytestmark = pytest.mark.slow
 LIMITS = sandbox.Limits(seconds=60, question_seconds=30)
 SETTINGS = grading.GradingSettings(seed=3, limits=LIMITS, unsafe=True)
 

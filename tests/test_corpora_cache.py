@@ -68,6 +68,7 @@ def test_documents(folder):
     assert all(row["id"] == f"numpy:{row['name']}" and row["signature"].endswith("()") for row in rows)
 
 
+@pytest.mark.slow
 def test_two_builds_anywhere_with_any_number_of_processes_are_equal(folder, tmp_path, monkeypatch):
     first = describe(_pydocs._pydocs({"numpy": folder}))
     monkeypatch.setenv("LLMBOOK_CACHE", str(tmp_path / "another"))
@@ -166,6 +167,7 @@ def test_a_full_disk_is_one_clear_error_and_nothing_stays(folder, tmp_path, monk
         subprocess.run(["umount", full], check=True)
 
 
+@pytest.mark.slow
 def test_a_file_size_limit_is_one_clear_error_and_nothing_stays(folder, tmp_path):
     script = f"""
 import resource, signal
@@ -227,6 +229,7 @@ def start(script: str, *arguments: str) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_two_builders_at_once_build_once(tmp_path, monkeypatch):
     monkeypatch.setenv("LLMBOOK_CACHE", str(tmp_path / "cache"))
     log = tmp_path / "log"
@@ -236,6 +239,7 @@ def test_two_builders_at_once_build_once(tmp_path, monkeypatch):
     assert log.read_text() == "built\n"
 
 
+@pytest.mark.slow
 def test_a_builder_killed_while_it_writes_leaves_nothing_for_ever(tmp_path, monkeypatch):
     monkeypatch.setenv("LLMBOOK_CACHE", str(tmp_path / "cache"))
     log = tmp_path / "log"
@@ -262,6 +266,7 @@ def read_file(*arguments):
 """
 
 
+@pytest.mark.slow
 def test_a_builder_killed_while_it_reads_leaves_no_process(folder, tmp_path):
     (folder / "slow.py").write_text("x = 1\n" * 20_000)
     (tmp_path / "marked.py").write_text(MARKED)  # a module, so that the reading processes can import it
@@ -291,6 +296,7 @@ def run(script: str, *arguments: str) -> str:
     return found.stdout
 
 
+@pytest.mark.slow
 def test_a_script_without_a_main_guard_can_build(folder):
     script = "import sys, pathlib\nfrom llmbook.corpora import _pydocs\nprint('once')\n"
     assert run(script + "_pydocs._pydocs({'numpy': pathlib.Path(sys.argv[1])})", str(folder)) == "once\n"
@@ -301,6 +307,7 @@ def test_import_does_no_work():
     assert run(f"import sys, llmbook.corpora\nprint({heavy} & set(sys.modules))") == "set()\n"
 
 
+@pytest.mark.slow
 def test_reading_imports_none_of_the_packages_read():
     script = """
 import sys

@@ -11,7 +11,7 @@ import scipy.sparse
 from llmbook import corpora
 from llmbook.corpora import cache, duplicates, installed, labels
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 TASKS = ("topic_classification", "section_classification", "named_entities", "summarisation", "question_answering")
 
 

@@ -365,6 +365,7 @@ def test_full_disk_is_named(tree, monkeypatch):
         bootstrap.check_disk(tree)
 
 
+@pytest.mark.slow
 def test_failing_pip_is_one_line_and_the_next_run_repairs(tree):
     (tree / "requirements.txt").write_text("no-such-package-of-this-book==1.0\n", encoding="utf-8")
     offline = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}
@@ -376,6 +377,7 @@ def test_failing_pip_is_one_line_and_the_next_run_repairs(tree):
     assert not (tree / ".venv/left-over").exists()
 
 
+@pytest.mark.slow
 def test_second_process_waits_for_the_first(tree):
     stand_in(tree)
     (tree / ".venv" / bootstrap.STAMP).unlink()

@@ -96,6 +96,7 @@ def test_a_record_has_all_that_is_needed_to_read_it_and_scores_like_the_function
     assert not (tmp_path / "deep" / "out" / command.UNFINISHED).exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_and_writes_the_same_bytes(folder, tmp_path):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     script = (

@@ -99,6 +99,7 @@ def test_folder_is_packed_bit_by_bit_with_the_way_to_our_names(make, tmp_path):
     assert len(facts["tokenizer"]["vocab"]) == 4096 and facts["tokenizer"]["mask"] == 2
 
 
+@pytest.mark.slow
 def test_model_is_loaded_once(monkeypatch):
     loaded, load_model = [], hub.load
     monkeypatch.setattr(hub, "load", lambda folder: loaded.append(folder) or load_model(folder))
@@ -207,6 +208,7 @@ def test_picture_shows_bars_and_all_heads():
     assert package.png(figure).startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_stored_output_names_a_shipped_model_and_the_site_adds_it(tmp_path, monkeypatch):
     monkeypatch.setattr(pretrained, "FOLDER", tmp_path / "pretrained")
     monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "book" / "_ext"))
@@ -246,6 +248,7 @@ def page(tmp_path, monkeypatch):
     return build
 
 
+@pytest.mark.slow
 def test_directive_places_the_model_once_and_its_mistakes_are_one_line(page, tmp_path):
     hub.save(Decoder(TransformerConfig(4096, **SHAPE)).half(), tmp_path / "models" / "tiny")
     placed = (

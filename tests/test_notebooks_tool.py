@@ -182,6 +182,7 @@ def test_failing_cell_is_named_and_outputs_stay(tree):
     assert sorted(path.name for path in chapter.notebook.parent.iterdir()) == ["01-one.ipynb"]
 
 
+@pytest.mark.slow
 def test_slow_dead_and_networking_cells_end_in_one_line_each(tmp_path):
     write_chapter(tmp_path, "en/01-slow", "```{code-cell} ipython3\nimport time\ntime.sleep(60)\n```\n")
     write_chapter(tmp_path, "en/02-dead", "```{code-cell} ipython3\nimport os\nos._exit(1)\n```\n")
@@ -242,6 +243,7 @@ def test_measurements_survive_many_writers(tmp_path):
     assert len(json.loads(chapters.measurements_file(tmp_path).read_text(encoding="utf-8"))) == 8
 
 
+@pytest.mark.slow
 def test_stopped_run_ends_its_kernel_and_leaves_nothing(tmp_path):
     marker = tmp_path / "kernel"
     cell = f"import os, time\nopen({str(marker)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)"

@@ -78,6 +78,7 @@ def test_shards_hold_half_of_the_state(alone, together):
     assert alone.held / 2 < together["tensor, by hand"].held < alone.held  # the embeddings stay whole
 
 
+@pytest.mark.slow
 def test_a_launch_that_takes_too_long_is_killed_with_all_its_processes(monkeypatch):
     communicate = subprocess.Popen.communicate
 
@@ -98,6 +99,7 @@ def test_a_launch_that_takes_too_long_is_killed_with_all_its_processes(monkeypat
     assert not processes_with("987123")
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_is_reported():
     with pytest.raises(RuntimeError, match="scheme='data, by magic': it takes data, ring by hand"):
         parallel.launch(TASK, ["data, by magic"])
@@ -180,6 +182,7 @@ def test_the_bubble_is_what_a_simulated_pipeline_waits(stages, microbatches):
     assert 1 - 2 * microbatches / total == pytest.approx(parallel.bubble(stages, microbatches))
 
 
+@pytest.mark.slow
 def test_the_script_runs_by_its_command(tmp_path):
     line = parallel.command(tmp_path, TASK, ["data, by hand"], 1, parallel._free_port())
     done = subprocess.run(line, capture_output=True, timeout=120, cwd=tmp_path)

@@ -330,6 +330,7 @@ def source(tmp_path):
     return write_source(tmp_path / "source")
 
 
+@pytest.mark.slow
 def test_several_workers_write_the_same_bytes_as_the_plain_loop(source, tmp_path):
     kept = pipeline.process(source, tmp_path / "plain", STEPS)
     job = Job(source, tmp_path / "engine", tmp_path / "logs", STEPS)

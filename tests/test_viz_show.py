@@ -104,6 +104,7 @@ def test_weights_of_the_books_models_are_theirs(name):
 
 
 @pytest.mark.parametrize("model", [hugging_face("t5"), own("seq2seq")], ids=["t5", "ours"])
+@pytest.mark.slow
 def test_encoder_decoder_shows_three_parts(model):
     model.eval()
     source, target = IDS[:, :6], IDS[:, 2:6]
@@ -329,6 +330,7 @@ def test_tool_puts_libraries_where_views_look_for_them(monkeypatch, tmp_path):
     vendor.provide_libraries(tmp_path)
 
 
+@pytest.mark.slow
 def test_view_of_six_layers_six_heads_and_24_tokens_stays_small(monkeypatch):
     tokens = [f"token{index}" for index in range(24)]
     view = viz.show_attention(attention=weights(6, 6, 24, 24), tokens=tokens, view="model")
@@ -340,6 +342,7 @@ def test_view_of_six_layers_six_heads_and_24_tokens_stays_small(monkeypatch):
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.text(max_size=20), min_size=1, max_size=5))
+@pytest.mark.slow
 def test_any_token_goes_into_the_frame_and_out_again(tokens):
     count = len(tokens)
     view = viz.show_attention(attention=np.eye(count), tokens=tokens, view="head", label="</script><b>")
@@ -352,6 +355,7 @@ def test_any_token_goes_into_the_frame_and_out_again(tokens):
     assert len(page.find_all("script")) == 2 and not page.find_all("b")
 
 
+@pytest.mark.slow
 def test_words_are_those_that_are_given():
     labels = {"layer": "层", "head": "头", "weight": "权重", "table": "表", "part": "注意力"} | dict.fromkeys(
         ("query", "key", "self", "encoder", "decoder", "cross"), "词"
