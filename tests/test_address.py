@@ -34,6 +34,7 @@ def tree(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_book_has_no_stray_address():
     assert address.strays() == []
 

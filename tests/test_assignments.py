@@ -115,6 +115,7 @@ def test_a_plausible_mistake_fails_the_hidden_cases(name, question, why, code):
         assert points(question, space, solved(name), seed) == 0, f"{why}: passes the hidden cases of seed {seed}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ASSIGNMENTS)
 def test_some_mistakes_are_seen_by_the_hidden_cases_only_and_others_by_both(name):
     seen = []

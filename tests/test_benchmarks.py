@@ -193,6 +193,7 @@ def test_t5_is_trained_with_divided_scores_and_is_the_same_without_the_division(
     assert model.config.scale_attention and (expected - logits).abs().max() < 1e-3 * expected.abs().max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TINY)
 def test_a_published_model_has_weights_tokenizer_curve_and_a_card_that_fits(name, tmp_path):
     made = dataclasses.replace(pretrain.recipe(name), build=TINY[name])
@@ -209,6 +210,7 @@ def test_a_published_model_has_weights_tokenizer_curve_and_a_card_that_fits(name
     assert type(hub.load(tmp_path / name)) is type(made.build())
 
 
+@pytest.mark.slow
 def test_each_recipe_of_the_comparison_trains_on_its_share_and_both_loops_agree(monkeypatch):
     monkeypatch.setattr(ch10_recipes, "VOCAB_SIZE", 50)
     monkeypatch.setattr(ch10_recipes, "WINDOW", 16)

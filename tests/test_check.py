@@ -16,6 +16,7 @@ def pytest_stage(folder, text: str) -> check.Stage:
     return check.Stage("a stage", command, counted=True)
 
 
+@pytest.mark.slow
 def test_counts_and_reasons_are_read(tmp_path):
     text = (
         "import pytest\n"
@@ -31,6 +32,7 @@ def test_counts_and_reasons_are_read(tmp_path):
     assert outcome.status
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["", "import no_such_module_of_this_book\n"])
 def test_stage_without_tests_fails(tmp_path, text):
     outcome = check.run(pytest_stage(tmp_path, text))

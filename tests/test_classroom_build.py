@@ -21,6 +21,7 @@ import pytest
 import classroom
 from llmbook.classroom import build, grading, source, submissions
 
+pytestmark = pytest.mark.slow
 ASSIGNMENTS = {path.stem: source.read(path) for path in source.find_all()}
 STUDENT = "Grace Hopper"
 TRIED = "03-attention"  # the one that goes through the real tools

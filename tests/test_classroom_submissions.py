@@ -133,6 +133,7 @@ def test_an_instructor_may_accept_another_version(assignment):
 LEAVES = st.none() | st.booleans() | st.integers() | st.text()
 
 
+@pytest.mark.slow
 @given(st.recursive(LEAVES, lambda x: st.lists(x) | st.dictionaries(st.text(), x)))
 def test_no_json_makes_the_reader_fail_otherwise(tree):
     cells = [{"cell_type": "code", "source": "x", "metadata": tree}, tree]

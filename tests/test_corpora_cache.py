@@ -59,6 +59,7 @@ def everything(corpus):
     return [row for part in corpus.values() for row in part]
 
 
+@pytest.mark.slow
 def test_documents(folder):
     rows = everything(_pydocs._pydocs({"numpy": folder}))
     assert sorted(row["name"] for row in rows) == sorted(
@@ -80,6 +81,7 @@ def test_two_builds_anywhere_with_any_number_of_processes_are_equal(folder, tmp_
     ]
 
 
+@pytest.mark.slow
 def test_another_content_is_another_corpus(folder, tmp_path):
     first = describe(_pydocs._pydocs({"numpy": folder}))
     (folder / "more.py").write_text("")
@@ -323,6 +325,7 @@ print({package.module for package in installed.PACKAGES} & set(sys.modules))
     assert imported == "set()"
 
 
+@pytest.mark.slow
 def test_settings_of_datasets_stay_as_they_were(folder):
     datasets.enable_progress_bars()
     _pydocs._pydocs({"numpy": folder})

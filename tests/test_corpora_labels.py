@@ -77,6 +77,7 @@ def split_of_documents(corpus):
     return {row["id"]: row["split"] for row in rows(corpus)}
 
 
+@pytest.mark.slow
 def test_topics(corpus):
     task = labels._topic_classification(corpus)
     found = {row["id"]: row for row in rows(task)}

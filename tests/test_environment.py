@@ -221,6 +221,7 @@ def imported() -> dict[str, set[str]]:
     return found
 
 
+@pytest.mark.slow
 def test_readers_get_every_import_with_the_package():
     """In Colab the set-up cell installs the package without an extra."""
     core = brought(read_pyproject()["project"]["dependencies"])

@@ -61,6 +61,7 @@ def test_fleiss_kappa_is_nltks_multi_pi(rows):
     assert math.isclose(fleiss_kappa(rows), AnnotationTask(triples(rows)).pi(), abs_tol=1e-9)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(tables(missing=True), st.sampled_from(["nominal", "interval"]))
 def test_alpha_is_nltks_with_gaps_and_without(rows, level):
@@ -71,6 +72,7 @@ def test_alpha_is_nltks_with_gaps_and_without(rows, level):
     assert math.isclose(krippendorff_alpha(rows, level), task.alpha(), abs_tol=1e-9)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(tables(missing=True))
 def test_ordinal_alpha_is_nltks_with_the_ordinal_distance(rows):

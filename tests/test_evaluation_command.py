@@ -142,6 +142,7 @@ def test_an_interruption_between_chunks_keeps_the_finished_ones(folder, tmp_path
     assert sorted(path.name for path in tmp_path.iterdir()) == [command.PAGE, command.RECORD]
 
 
+@pytest.mark.slow
 def test_what_belongs_to_another_model_benchmark_or_setting_is_not_used_again(folder, tmp_path, monkeypatch):
     calls = []
     choices = command._choices

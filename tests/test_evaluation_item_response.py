@@ -43,6 +43,7 @@ def test_the_one_parameter_model_has_one_discrimination_and_recovers_difficultie
     assert np.abs(found.difficulty - b).max() < 0.5
 
 
+@pytest.mark.slow
 def test_a_fit_is_at_least_as_likely_as_the_truth_and_as_a_simpler_model() -> None:
     _theta, b, a, answers = simulated(persons=200, items=12)
     two, one = irt.fit(answers, "2pl", prior=False), irt.fit(answers, "1pl", prior=False)

@@ -289,11 +289,13 @@ def test_what_cannot_be_measured_is_refused(call, words):
         call()
 
 
+@pytest.mark.slow
 def test_the_held_out_documents_are_those_of_chapter_one():
     texts = corpora.held_out()
     assert texts == list(corpora.pydocs().shuffle(seed=0)["test"]["text"][:200]) and len(texts) == 200
 
 
+@pytest.mark.slow
 def test_the_shipped_model_reads_better_with_more_context_and_the_convention_is_seen_in_the_number():
     model, tokenizer = hub.pretrained("pydocs-gpt")
     texts = [text for text in corpora.held_out() if len(text) > 2000][:3]

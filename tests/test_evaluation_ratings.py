@@ -73,6 +73,7 @@ def test_many_judgements_recover_the_true_strengths():
     assert math.isclose(found.preference(4, 0), 1 / (1 + math.exp(-1.7)), abs_tol=0.03)
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_true_strengths_as_often_as_they_say():
     truth, hits = STRENGTHS - STRENGTHS.mean(), []
     for seed in range(40):
@@ -113,6 +114,7 @@ def test_both_orders_take_out_a_judges_love_of_the_first_place():
     assert set(verdicts) == {0, 0.5, 1} and abs(verdicts.mean() - 0.5) < 0.01
 
 
+@pytest.mark.slow
 def test_so_many_judgements_find_the_difference_as_often_as_promised():
     for preference in (0.6, 0.7):
         count = ratings.judgements_needed(preference)

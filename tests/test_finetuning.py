@@ -509,6 +509,7 @@ def test_offsets_need_a_fast_tokenizer():
         ft.encode_words(object(), [["a"]])
 
 
+@pytest.mark.slow
 def test_the_books_questions_come_back_from_their_tokens(tokenizer):
     questions = corpora.question_answering()["test"].select(range(120))
     texts, contexts, answers = questions["question"], questions["context"], questions["answers"]

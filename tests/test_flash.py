@@ -56,6 +56,7 @@ def exact(query, key, value, causal=False, scale=None):
 # --- the right numbers ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @needs_triton
 @pytest.mark.parametrize("dtype", list(TOLERANCE))
 @pytest.mark.parametrize("causal", [False, True])
@@ -78,6 +79,7 @@ def test_every_width_with_the_kernels_own_blocks(interpreter, d_head):
     assert (interpreter(*parts, causal=True).double() - exact(*parts, True)).abs().max() < 1e-5
 
 
+@pytest.mark.slow
 @needs_triton
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
@@ -156,6 +158,7 @@ def python(code, **environment):
 CALL = "import torch; from llmbook.flash import flash_attention; x = torch.randn(1, 1, 4, 16); flash_attention(x, x, x)"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "environment", "message"),
     [
@@ -228,6 +231,7 @@ def compiled(tmp_path_factory):
     return dict(zip(GPUS, json.loads(done.stdout), strict=True))
 
 
+@pytest.mark.slow
 @needs_triton
 @pytest.mark.parametrize("gpu", GPUS)
 def test_kernel_compiles_for_gpus_without_spilling(compiled, gpu):
@@ -241,6 +245,7 @@ def test_kernel_compiles_for_gpus_without_spilling(compiled, gpu):
 # --- the benchmark --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @needs_triton
 def test_benchmark_checks_times_and_records(tmp_path):
     result = tmp_path / "attention.json"
@@ -268,6 +273,7 @@ def test_benchmark_checks_times_and_records(tmp_path):
     assert not list(tmp_path.glob("*.partial"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without a GPU")
 @needs_triton
 def test_benchmark_says_that_there_is_no_gpu(tmp_path):

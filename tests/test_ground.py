@@ -75,6 +75,7 @@ def test_an_absent_device_is_named(decide, monkeypatch):
         decide(device="cuda")
 
 
+@pytest.mark.slow
 def test_setup_decides_once_and_seeds():
     code = (
         "import torch; from llmbook import runtime; a = runtime.setup(); x = torch.rand(1);"

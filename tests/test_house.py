@@ -19,6 +19,7 @@ def parsed(**sources: str) -> dict[str, house.Module]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_package_keeps(rule):
     if problems := rule(house.modules()):

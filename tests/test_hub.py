@@ -97,6 +97,7 @@ def assert_same_logits(one, other, atol=1e-5):
 # --- parity ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(model=models, seed=st.integers(0, 9))
 def test_logits_are_the_same_there_and_back(model, seed):
@@ -467,6 +468,7 @@ def test_a_shipped_model_is_what_its_card_says(name):
     assert tokenizer("a b 12")["input_ids"] == ours("a b 12")["input_ids"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_model_scores_held_out_text_as_its_card_says(name):
     kind = name.removeprefix("pydocs-")

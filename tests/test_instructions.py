@@ -145,6 +145,7 @@ def test_rows_too_long_and_models_with_distances_are_refused():
 # --- data and answers -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_instructions_are_of_the_asked_tasks_and_the_same_again():
     made = ins.instructions("validation", ["section", "type"], count=30)
     assert [example.task for example in made] == ["section"] * 30 + ["type"] * 30

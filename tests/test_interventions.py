@@ -122,6 +122,7 @@ def test_integrated_gradients_equal_captum(model):
     )
 
 
+@pytest.mark.slow
 def test_integrated_gradients_are_complete(model):
     embeddings, baselines = model.embeddings(IDS), model.embeddings(IDS.flip(0))
     function = last_logit(model)

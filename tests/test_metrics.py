@@ -119,6 +119,7 @@ def test_error_rates_equal_jiwer_on_adversarial_pairs():
     assert near(metrics.character_error_rate(predictions, references), jiwer.cer(references, predictions))
 
 
+@pytest.mark.slow
 @given(TEXTS, TEXTS)
 @many
 def test_error_rates_equal_jiwer(prediction, reference):
@@ -169,6 +170,7 @@ def check_classification(predictions, references, averages=("macro", "micro", "w
 LABELS = st.one_of(st.sampled_from("abc"), st.sampled_from(["", "é", "名词", "a b"]))
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.tuples(LABELS, LABELS), min_size=1, max_size=30), st.sampled_from(["macro", "micro", "weighted", None])
 )
@@ -276,6 +278,7 @@ def test_bleu_equals_sacrebleu_on_adversarial_pairs():
         assert near(metrics.bleu(predictions, references, tokenize=tokenize).score, theirs.score)
 
 
+@pytest.mark.slow
 @given(
     TEXTS,
     st.lists(TEXTS, min_size=1, max_size=3),
@@ -297,6 +300,7 @@ def test_corpus_bleu_equals_sacrebleu(pairs, lowercase):
     assert near(metrics.bleu(predictions, references, lowercase=lowercase).score, theirs)
 
 
+@pytest.mark.slow
 @given(st.lists(st.sampled_from(FEW), min_size=4, max_size=12), st.lists(st.sampled_from(FEW), max_size=12))
 @many
 def test_bleu_equals_nltk_from_four_words_on(prediction, reference):
@@ -341,6 +345,7 @@ def test_chrf_equals_sacrebleu_on_adversarial_pairs():
         assert near(metrics.chrf(predictions, references, word_order=words), theirs)
 
 
+@pytest.mark.slow
 @given(
     TEXTS, st.lists(TEXTS, min_size=1, max_size=3), st.sampled_from([0, 1, 2]), st.sampled_from([1, 2]), st.booleans()
 )
@@ -362,6 +367,7 @@ def test_meteor_equals_nltk_on_adversarial_pairs():
         check_meteor(a, [b])
 
 
+@pytest.mark.slow
 @given(TEXTS, st.lists(TEXTS, min_size=1, max_size=3))
 @many
 def test_meteor_equals_nltk(prediction, references):
@@ -409,6 +415,7 @@ def test_rouge_equals_rouge_score_on_adversarial_pairs():
         check_rouge(BY_CHARACTER, a, [b], [*KINDS, "rouge5"], tokenize=Characters().tokenize)
 
 
+@pytest.mark.slow
 @given(TEXTS, st.lists(TEXTS, min_size=1, max_size=3), st.booleans())
 @many
 def test_rouge_equals_rouge_score(prediction, references, stemmed):

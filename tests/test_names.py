@@ -67,6 +67,7 @@ def modules() -> dict[str, ast.Module]:
     }
 
 
+@pytest.mark.slow
 def test_a_public_name_stands_for_one_thing():
     places = defaultdict(set)
     for path, tree in modules().items():

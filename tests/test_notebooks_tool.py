@@ -226,6 +226,7 @@ def test_unreadable_files_end_in_one_line(tree):
         notebooks.update(tree)
 
 
+@pytest.mark.slow
 def test_measurements_survive_many_writers(tmp_path):
     for number in range(1, 9):
         write_chapter(tmp_path, f"en/{number:02}-x", "text\n")

@@ -51,6 +51,7 @@ def built(build):
     return build((ROOT / "book" / "en" / "package.md").read_text())
 
 
+@pytest.mark.slow
 def test_every_public_name_has_a_row_and_nothing_is_complained_of(built):
     html, _, complaints = built
     assert complaints == ""
@@ -78,6 +79,7 @@ def test_search_leads_to_the_anchor_of_a_name(built):
     assert re.search(r'"llmbook\.attention":\s*\[\[', index), "no objects for the search"
 
 
+@pytest.mark.slow
 def test_an_unknown_floor_is_one_line(build):
     _, _, complaints = build("# Page\n\n:::{package-index} attic\n:::\n")
     assert "no floor 'attic': there are ground, models" in complaints

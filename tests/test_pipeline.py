@@ -351,6 +351,7 @@ def test_the_engines_own_executor_writes_them_too(source, tmp_path):
     assert content(job.target) == content(tmp_path / "plain")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="kills process groups")
 def test_a_worker_killed_in_the_middle_loses_and_duplicates_nothing(source, tmp_path):
     steps = (*STEPS, slowly)
@@ -386,6 +387,7 @@ def killed_once(record, folder):
     return record
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="kills itself")
 def test_run_starts_a_dead_worker_again_and_ends_with_the_same_bytes(source, tmp_path):
     pipeline.process(source, tmp_path / "plain", STEPS)
@@ -395,6 +397,7 @@ def test_run_starts_a_dead_worker_again_and_ends_with_the_same_bytes(source, tmp
     assert content(job.target) == content(tmp_path / "plain")
 
 
+@pytest.mark.slow
 def test_the_books_steps_give_the_same_bytes_too_and_measure_filter_redact_and_drop(tmp_path):
     rows = [
         {"id": "good", "text": PROSE + " Write to jane@example.com."},
@@ -420,6 +423,7 @@ def broken(record):
     raise RuntimeError("this step always fails")
 
 
+@pytest.mark.slow
 def test_a_step_that_fails_again_and_again_is_reported(source, tmp_path):
     job = Job(source, tmp_path / "engine", tmp_path / "logs", (broken,))
     with pytest.raises(RuntimeError, match=r"failed 1 times.*this step always fails"):
@@ -449,6 +453,7 @@ def test_the_chapters_engine_crawls_and_races_every_step(tmp_path, engine):
         assert all(chapter.speed(function, [PROSE] * 3, repeats=1) > 0 for function in functions)
 
 
+@pytest.mark.slow
 def test_the_benchmark_compares_loop_and_engine(tmp_path):
     records = [{"id": str(i), "text": PROSE} for i in range(8)]
     assert set(ch07_data_pipeline.engine_runs(tmp_path, records)) == {

@@ -77,6 +77,7 @@ def test_a_law_in_both_needs_runs_that_differ_in_both():
         scaling.bootstrap_laws(np.ones(8), np.geomspace(1, 9, 8), np.linspace(3, 2, 8))
 
 
+@pytest.mark.slow
 def test_published_models_have_their_published_numbers_of_parameters():
     gpt3 = TransformerConfig(50_257, 12_288, 96, 96, position="learned", max_length=2048, norm="layer", bias=True,
                              activation="gelu")  # fmt: skip

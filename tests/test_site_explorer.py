@@ -292,7 +292,7 @@ def test_ids_of_a_thousand_strings_are_those_of_python(open_page):
     page = open_page(PAGES["bfloat"])
     started(page)
     made = strings(1000)
-    backend = tokenization.backend(tokenization.load_tokenizer("gpt"))
+    backend = tokenization.backend(tokenization.tokenization.load_tokenizer("gpt"))
     found = page.evaluate(
         f"(texts) => {FIGURE.format(0)}.explorer.thread.ask('encode', {{texts}}).then((answer) => answer.ids)", made
     )
@@ -863,8 +863,9 @@ def test_pictures_stand_still_without_scripts(browser, address):
 
 
 def test_benchmark_records_bytes_times_and_distance(site, tmp_path):
-    out = tmp_path / "run.json"
-    command = [sys.executable, ROOT / "benchmarks" / "page_explorer.py", site.parents[1] / "models" / "half"]
+    out, folder = tmp_path / "run.json", tmp_path / "half"
+    hub.save(hub.load(site.parents[1] / "models" / "half"), folder, tokenization.load_tokenizer("gpt"))
+    command = [sys.executable, ROOT / "benchmarks" / "page_explorer.py", folder]
     result = subprocess.run(
         [*command, "--rounds", "1", "--texts", "3", "--out", out], capture_output=True, text=True, cwd=ROOT
     )

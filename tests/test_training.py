@@ -270,6 +270,7 @@ def without_speed(folder):
     return [{k: v for k, v in line.items() if k != "tokens_per_s"} for line in training.read_log(folder / "log.csv")]
 
 
+@pytest.mark.slow
 def test_training_that_is_killed_again_and_again_ends_in_the_same_weights(tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert run(whole).returncode == 0
@@ -375,6 +376,7 @@ def test_a_full_disk_costs_no_checkpoint(tmp_path, monkeypatch):
     assert_close(weights(again), weights(model), rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_a_file_that_cannot_be_written_is_an_os_error_and_leaves_nothing(tmp_path):
     code = (
         "import resource, signal, sys; from pathlib import Path; from llmbook import training\n"

@@ -437,6 +437,7 @@ def test_places_of_another_shape_or_type_are_refused(at):
         model(torch.zeros(1, 4, dtype=torch.long), at=at)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model",
     [

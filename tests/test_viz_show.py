@@ -80,6 +80,7 @@ def array(numbers):
 # --- models ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama", "gpt2", "bert"])
 @pytest.mark.parametrize("view", ["head", "model", "neuron"])
 def test_weights_of_hugging_face_models_are_those_of_eager_attention(name, view):
@@ -121,6 +122,7 @@ def test_encoder_decoder_shows_three_parts(model):
     assert len([ax for ax in figure.axes if ax.images]) == 12
 
 
+@pytest.mark.slow
 def test_model_is_left_as_it_was():
     model = hugging_face("llama").train()
     model.model.layers[0].eval()
@@ -175,6 +177,7 @@ def test_neuron_view_knows_whether_a_model_looks_ahead():
         assert parameters["attention"]["all"]["queries"]["shape"] == [2, 1, 8, 8]
 
 
+@pytest.mark.slow
 def test_neuron_view_of_an_encoder_decoder_shows_one_part():
     for part, count in ((None, 4), ("encoder", 6)):
         view = viz.show_attention(hugging_face("t5"), (IDS[:, :6], IDS[:, :4]), view="neuron", part=part)
@@ -239,6 +242,7 @@ def test_target_of_a_text_begins_with_the_start_token():
 # --- what is returned -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_figure_has_a_map_for_each_head_and_is_shown_once():
     import matplotlib.pyplot as plt
 
@@ -267,6 +271,7 @@ def test_arcs_are_the_books_own_view():
         viz.show_attention(own("decoder"), IDS, view="arcs")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("view", ["head", "model"])
 def test_view_brings_scripts_picture_and_table(view, monkeypatch):
     monkeypatch.setattr(scripts, "libraries", lambda: "window.jQuery = window.d3 = 1;")
