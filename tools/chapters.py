@@ -122,9 +122,12 @@ def measurements_file(root: Path = ROOT) -> Path:
     return root / "notebooks" / "measurements.json"
 
 
-def read_measurements(root: Path = ROOT) -> dict[str, dict[str, Any]]:
-    """Return the measurements by chapter name; empty before the first execution."""
-    path = measurements_file(root)
+def environments_file(root: Path = ROOT) -> Path:
+    """Return the committed file of what came of the chapters in readers' environments (`make colab`)."""
+    return root / "notebooks" / "environments.json"
+
+
+def _read_json(path: Path, root: Path) -> dict[str, dict[str, Any]]:
     if not path.exists():
         return {}
     try:
@@ -133,6 +136,16 @@ def read_measurements(root: Path = ROOT) -> dict[str, dict[str, Any]]:
         raise Problem(
             f"{path} is no JSON ({error}): restore it with `git checkout -- {path.relative_to(root)}`"
         ) from error
+
+
+def read_measurements(root: Path = ROOT) -> dict[str, dict[str, Any]]:
+    """Return the measurements by chapter name; empty before the first execution."""
+    return _read_json(measurements_file(root), root)
+
+
+def read_environments(root: Path = ROOT) -> dict[str, dict[str, Any]]:
+    """Return versions and chapters by the name of the libraries' choice; empty before the first `make colab`."""
+    return _read_json(environments_file(root), root)
 
 
 def repository_url(root: Path = ROOT) -> str:
