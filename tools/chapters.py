@@ -63,7 +63,7 @@ def select_chapters(chapters: list[Chapter], name: str) -> list[Chapter]:
 def read_manuscript(chapter: Chapter) -> nbformat.NotebookNode:
     """Read the manuscript as a notebook without outputs."""
     try:
-        return jupytext.read(chapter.manuscript)
+        return without_empty_end(jupytext.read(chapter.manuscript))
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise Problem(f"{chapter.manuscript} cannot be read as a MyST notebook: {reason}") from error
@@ -72,11 +72,18 @@ def read_manuscript(chapter: Chapter) -> nbformat.NotebookNode:
 def read_notebook(chapter: Chapter) -> nbformat.NotebookNode:
     """Read the executed notebook."""
     try:
-        return nbformat.read(chapter.notebook, as_version=4)
+        return without_empty_end(nbformat.read(chapter.notebook, as_version=4))
     except (OSError, ValueError, nbformat.ValidationError) as error:
         raise Problem(
             f"{chapter.notebook} is no readable notebook: remove it and run `make notebooks CHAPTER={chapter.name}`"
         ) from error
+
+
+def without_empty_end(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Take away the empty code cells that Colab, Kaggle and VS Code put at a notebook's end."""
+    while notebook.cells and notebook.cells[-1].cell_type == "code" and not notebook.cells[-1].source.strip():
+        notebook.cells.pop()
+    return notebook
 
 
 def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
