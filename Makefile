@@ -1,6 +1,6 @@
 # Everything starts here; `make help` lists what there is. Each target brings .venv in line with requirements.txt first.
 .DEFAULT_GOAL := help
-.PHONY: address assignments book clean help lab lock notebooks pdf picture quick serve test venv
+.PHONY: address assignments book clean colab help lab lock notebooks pdf picture quick serve test venv
 PORT ?= 8000
 RUN := .venv/bin/python
 
@@ -26,6 +26,9 @@ quick: venv ## run the checks that take under three minutes: ruff, types, unit t
 notebooks: venv ## execute the chapters whose code changed, or one: CHAPTER=03-attention
 	@$(RUN) tools/vendor.py --views
 	@$(RUN) tools/notebooks.py '$(CHAPTER)'
+
+colab: venv ## run the chapters with the installed package alone, in Python 3.12: CHAPTER=... LIBRARIES=newest or colab
+	@$(RUN) tools/colab.py '$(CHAPTER)' --libraries '$(LIBRARIES)' --python '$(COLAB_PYTHON)'
 
 lab: venv ## open JupyterLab on the notebooks
 	-@$(RUN) tools/vendor.py --views

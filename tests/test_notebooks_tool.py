@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from saving import PROGRAMS, saved_by
 
 import chapters
 import notebooks
@@ -204,6 +206,45 @@ def test_notebook_edited_out_of_step_stops(tree):
     assert "notebooks/en/01-one.ipynb was edited and differs from book/en/01-one.md" in problem
     assert "jupytext --sync book/en/01-one.md" in problem
     assert chapter.notebook.read_bytes() == before
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_notebook_saved_in_another_program_keeps_outputs_and_needs_no_execution(tree, program, monkeypatch):
+    monkeypatch.setattr(notebooks, "Execution", None)
+    chapter = the_chapter(tree)
+    before = chapters.read_notebook(chapter)
+    nbformat.write(saved_by(program, before), chapter.notebook)
+    assert notebooks.update(tree) == []
+    after = chapters.read_notebook(chapter)
+    assert chapters.cell_contents(after) == chapters.cell_contents(before) and after.metadata == before.metadata
+    kinds = [sorted(output.output_type for output in cell.outputs) for cell in chapters.code_cells(after)]
+    assert kinds == [sorted(output.output_type for output in cell.outputs) for cell in chapters.code_cells(before)]
+    assert [cell.id for cell in after.cells] == [cell.id for cell in before.cells]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_text_edited_in_another_program_reaches_the_manuscript_alone(tree, program, monkeypatch):
+    chapter = the_chapter(tree)
+    shutil.copy(chapters.ROOT / "jupytext.toml", tree)
+    before = chapters.cell_contents(chapters.read_manuscript(chapter))
+    notebook = saved_by(program, chapters.read_notebook(chapter))
+    next(cell for cell in notebook.cells if cell.source == "Some text.").source = "Other text."
+    nbformat.write(notebook, chapter.notebook)
+    for _ in range(2):
+        (problem,) = notebooks.update(tree)
+        assert "was edited and differs" in problem
+    later = time.time() + 5
+    os.utime(chapter.notebook, (later, later))
+    sync = [sys.executable, "-m", "jupytext", "--sync", chapter.manuscript.relative_to(tree)]
+    subprocess.run(sync, cwd=tree, check=True, capture_output=True)
+    monkeypatch.setattr(notebooks, "Execution", None)
+    assert notebooks.update(tree) == []
+    edited = [(kind, "Other text." if text == "Some text." else text, kept) for kind, text, kept in before]
+    assert chapters.cell_contents(chapters.read_manuscript(chapter)) == edited != before
+    assert "  display_name: Python 3\n" in chapter.manuscript.read_text(encoding="utf-8")
+    assert not re.search("colab|kaggle|vscode|_uuid|outputId", chapter.manuscript.read_text(encoding="utf-8"))
+    assert chapter.manuscript.read_text(encoding="utf-8").endswith("1 / 0\n```\n")
 
 
 def test_both_edited_alike_is_in_step(tree):

@@ -63,7 +63,7 @@ def select_chapters(chapters: list[Chapter], name: str) -> list[Chapter]:
 def read_manuscript(chapter: Chapter) -> nbformat.NotebookNode:
     """Read the manuscript as a notebook without outputs."""
     try:
-        return jupytext.read(chapter.manuscript)
+        return without_empty_end(jupytext.read(chapter.manuscript))
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise Problem(f"{chapter.manuscript} cannot be read as a MyST notebook: {reason}") from error
@@ -72,11 +72,18 @@ def read_manuscript(chapter: Chapter) -> nbformat.NotebookNode:
 def read_notebook(chapter: Chapter) -> nbformat.NotebookNode:
     """Read the executed notebook."""
     try:
-        return nbformat.read(chapter.notebook, as_version=4)
+        return without_empty_end(nbformat.read(chapter.notebook, as_version=4))
     except (OSError, ValueError, nbformat.ValidationError) as error:
         raise Problem(
             f"{chapter.notebook} is no readable notebook: remove it and run `make notebooks CHAPTER={chapter.name}`"
         ) from error
+
+
+def without_empty_end(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Take away the empty code cells that Colab, Kaggle and VS Code put at a notebook's end."""
+    while notebook.cells and notebook.cells[-1].cell_type == "code" and not notebook.cells[-1].source.strip():
+        notebook.cells.pop()
+    return notebook
 
 
 def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
@@ -122,9 +129,12 @@ def measurements_file(root: Path = ROOT) -> Path:
     return root / "notebooks" / "measurements.json"
 
 
-def read_measurements(root: Path = ROOT) -> dict[str, dict[str, Any]]:
-    """Return the measurements by chapter name; empty before the first execution."""
-    path = measurements_file(root)
+def environments_file(root: Path = ROOT) -> Path:
+    """Return the committed file of what came of the chapters in readers' environments (`make colab`)."""
+    return root / "notebooks" / "environments.json"
+
+
+def _read_json(path: Path, root: Path) -> dict[str, dict[str, Any]]:
     if not path.exists():
         return {}
     try:
@@ -133,6 +143,16 @@ def read_measurements(root: Path = ROOT) -> dict[str, dict[str, Any]]:
         raise Problem(
             f"{path} is no JSON ({error}): restore it with `git checkout -- {path.relative_to(root)}`"
         ) from error
+
+
+def read_measurements(root: Path = ROOT) -> dict[str, dict[str, Any]]:
+    """Return the measurements by chapter name; empty before the first execution."""
+    return _read_json(measurements_file(root), root)
+
+
+def read_environments(root: Path = ROOT) -> dict[str, dict[str, Any]]:
+    """Return versions and chapters by the name of the libraries' choice; empty before the first `make colab`."""
+    return _read_json(environments_file(root), root)
 
 
 def repository_url(root: Path = ROOT) -> str:

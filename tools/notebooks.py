@@ -92,6 +92,7 @@ def pair(chapter: Chapter, root: Path = ROOT) -> tuple[nbformat.NotebookNode, bo
         return notebook, True
     stored = read_notebook(chapter)
     if cell_contents(stored) != cell_contents(notebook) and was_edited(chapter, stored):
+        tidy(chapter, stored)
         newer = max(chapter.manuscript, chapter.notebook, key=lambda path: path.stat().st_mtime)
         raise Problem(
             f"{chapter.notebook.relative_to(root)} was edited and differs from {chapter.manuscript.relative_to(root)}: "
@@ -113,6 +114,21 @@ def was_edited(chapter: Chapter, stored: nbformat.NotebookNode) -> bool:
     if written is None:
         return chapter.notebook.stat().st_mtime > chapter.manuscript.stat().st_mtime
     return written != source_sha256(stored)
+
+
+def tidy(chapter: Chapter, stored: nbformat.NotebookNode) -> None:
+    """Take out of an edited notebook what another program put there beside the edit; it stays edited, and as old.
+
+    jupytext would else carry the name of that program's kernel into the manuscript.
+    """
+    foreign = [key for cell in stored.cells for key in cell.metadata if key not in CELL_METADATA]
+    if not foreign and stored.metadata.get("kernelspec") == METADATA["kernelspec"]:
+        return
+    written, times = stored.metadata.get("llmbook", {}).get("source_sha256", ""), chapter.notebook.stat()
+    normalise(stored)
+    stored.metadata.llmbook.source_sha256 = written
+    write_whole(chapter.notebook, nbformat.writes(stored) + "\n")
+    os.utime(chapter.notebook, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 # --- normal form ----------------------------------------------------------------------------------------------------

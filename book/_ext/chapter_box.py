@@ -1,10 +1,12 @@
-"""Show what a chapter costs to run: the box below its title, and the table of all chapters.
+"""Show what a chapter costs to run, the box below its title and the table of all chapters, and where it was run.
 
-The figures come from ``notebooks/measurements.json``, which ``make notebooks`` writes.
+The figures come from ``notebooks/measurements.json``, which ``make notebooks`` writes, and from
+``notebooks/environments.json``, which ``make colab`` writes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from html import escape
 from typing import Any
 
@@ -14,7 +16,7 @@ from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
-from chapters import Problem, read_measurements
+from chapters import Problem, read_environments, read_measurements
 
 STRINGS = {
     "en": {
@@ -27,16 +29,27 @@ STRINGS = {
         "versions": "With",
         "setting": "{device}, threads: {threads}, scale: {scale}",
         "none": "No chapter has been measured yet.",
+        "libraries": "Libraries",
+        "whole": "Chapters that run to their end and show all",
+        "others": "The others",
+        "cells": "{chapter}: {count} of its cells",
+        "newest": "the newest that the package admits",
+        "colab": "the versions of Colab, as far as they are known",
+        "nowhere": "The chapters have not been run in readers' environments yet.",
     },
 }
 
 
-def measurements() -> dict[str, dict[str, Any]]:
-    """Return the measurements by chapter, as ``en/01-language-models``."""
+def _read(reader: Callable[[], dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
     try:
-        return read_measurements()
+        return reader()
     except Problem as problem:
         raise ExtensionError(str(problem)) from None
+
+
+def measurements() -> dict[str, dict[str, Any]]:
+    """Return the measurements by chapter, as ``en/01-language-models``."""
+    return _read(read_measurements)
 
 
 def duration(seconds: float) -> str:
@@ -72,28 +85,67 @@ def add_box(app: Sphinx, doctree: nodes.document) -> None:
     title.parent.insert(title.parent.index(title) + 1, nodes.raw("", html, format="html"))
 
 
-class ChapterTimes(SphinxDirective):
-    """``{chapter-times}``: a table of all chapters of the page's language, with what each costs to run."""
+class Table(SphinxDirective):
+    """A table that is written in Markdown, so that the chapters' titles are filled in as for any link."""
 
-    def run(self) -> list[nodes.Node]:
-        """Write the table in Markdown, so that the chapters' titles are filled in as for any link."""
-        language = self.env.docname.split("/")[1]
-        strings = STRINGS[language]
-        fields = ("chapter", "time", "memory", "device", "date")
-        rows = [
-            [f"[](/notebooks/{name}.ipynb)", *(described(entry, strings)[field] for field in fields[1:])]
-            for name, entry in sorted(measurements().items())
-            if name.startswith(f"{language}/")
-        ]
-        lines = [[strings[field] for field in fields], ["---"] * len(fields), *rows]
-        text = [f"| {' | '.join(line)} |" for line in lines] if rows else [strings["none"]]
+    def table(self, heads: list[str], rows: list[list[str]], none: str) -> list[nodes.Node]:
+        """Return the table, or a sentence where there are no rows."""
+        lines = [heads, ["---"] * len(heads), *rows]
+        text = [f"| {' | '.join(line)} |" for line in lines] if rows else [none]
         container = nodes.Element()
         self.state.nested_parse(StringList(text, self.get_source_info()[0]), self.content_offset, container)
         return container.children
 
+    @property
+    def language(self) -> str:
+        """The folder of the page's language."""
+        return self.env.docname.split("/")[1]
+
+
+class ChapterTimes(Table):
+    """``{chapter-times}``: a table of all chapters of the page's language, with what each costs to run."""
+
+    def run(self) -> list[nodes.Node]:
+        """Return the table."""
+        strings = STRINGS[self.language]
+        fields = ("chapter", "time", "memory", "device", "date")
+        rows = [
+            [link(name), *(described(entry, strings)[field] for field in fields[1:])]
+            for name, entry in sorted(measurements().items())
+            if name.startswith(f"{self.language}/")
+        ]
+        return self.table([strings[field] for field in fields], rows, strings["none"])
+
+
+class ChapterEnvironments(Table):
+    """``{chapter-environments}``: with which libraries the chapters ran with the installed package alone."""
+
+    def run(self) -> list[nodes.Node]:
+        """Return the table."""
+        strings, rows = STRINGS[self.language], []
+        for libraries, entry in sorted(_read(read_environments).items()):
+            chapters = {
+                name: outcome for name, outcome in entry["chapters"].items() if name.startswith(f"{self.language}/")
+            }
+            broken = {name: len(outcome["problems"]) for name, outcome in chapters.items() if outcome["problems"]}
+            others = [strings["cells"].format(chapter=link(name), count=count) for name, count in broken.items()]
+            rows.append([
+                strings[libraries], ", ".join(f"{name} {version}" for name, version in entry["versions"].items()),
+                f"{len(chapters) - len(broken)} / {len(chapters)}", "; ".join(others),
+                max(outcome["date"] for outcome in chapters.values()),
+            ])  # fmt: skip
+        heads = [strings[field] for field in ("libraries", "versions", "whole", "others", "date")]
+        return self.table(heads, rows, strings["nowhere"])
+
+
+def link(name: str) -> str:
+    """Return a link to a chapter, as its title."""
+    return f"[](/notebooks/{name}.ipynb)"
+
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Register the box and the table."""
+    """Register the box and the tables."""
     app.connect("doctree-read", add_box)
     app.add_directive("chapter-times", ChapterTimes)
+    app.add_directive("chapter-environments", ChapterEnvironments)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
