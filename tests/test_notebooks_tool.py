@@ -281,7 +281,7 @@ def test_measurements_survive_many_writers(tmp_path):
         subprocess.Popen([sys.executable, "-c", code, tools, str(tmp_path), f"en/{number:02}-x"])
         for number in range(1, 9)
     ]
-    assert [writer.wait(60) for writer in writers] == [0] * 8
+    assert [writer.wait(600) for writer in writers] == [0] * 8
     assert len(json.loads(chapters.measurements_file(tmp_path).read_text(encoding="utf-8"))) == 8
 
 
