@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from llmbook.finetuning.batches import collate
-from llmbook.objectives import IGNORE
+from llmbook.objectives import IGNORE, mean_cross_entropy
 from llmbook.transformer import Decoder, Encoder, StackOutput
 
 Ids = Sequence[int]
@@ -300,4 +300,4 @@ class LabelWords(nn.Module):
                 f"labels run from {int(counted.min())} to {int(counted.max())}, there are words for {self.num_labels}, "
                 f"0 to {self.num_labels - 1}: map the labels, or add words"
             )
-        return SequenceClassifierOutput(loss=F.cross_entropy(logits, labels, ignore_index=IGNORE), logits=logits)
+        return SequenceClassifierOutput(loss=mean_cross_entropy(logits, labels), logits=logits)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from llmbook.finetuning.heads import check_label_range, last_hidden_state, linear_head, pool
-from llmbook.objectives import IGNORE
+from llmbook.objectives import averaged_over, mean_cross_entropy
 from llmbook.transformer import Decoder, Encoder
 
 _USED = r"^(?!.*\b(?:transform|transform_norm|lm_head)\b)"  # a task does not use the output layer of the pretraining
@@ -367,11 +367,11 @@ class MultiTaskClassifier(nn.Module):
             return SequenceClassifierOutput(logits=logits)
         for number, size in enumerate(self.num_labels):
             check_label_range(labels[task == number], size)
-        return SequenceClassifierOutput(loss=F.cross_entropy(logits, labels, ignore_index=IGNORE), logits=logits)
+        return SequenceClassifierOutput(loss=mean_cross_entropy(logits, labels), logits=logits)
 
 
 def task_losses(model: nn.Module, batch: Any) -> list[Tensor]:
-    """Return the loss of each task that a batch has, each the mean over its rows; each has a graph of its own."""
+    """Return the loss of each task that a batch has, each the mean over its labelled rows; each has its own graph."""
     losses = []
     for number in batch["task"].unique().tolist():
         chosen = batch["task"] == number  # (batch,)
@@ -413,12 +413,13 @@ def without_conflict(vectors: Sequence[Tensor], generator: torch.Generator | Non
     return changed
 
 
+@averaged_over(None)
 def surgery_loss(model: nn.Module, batch: Any) -> Tensor:
     """Return the sum of the tasks' losses with PCGrad's gradient for what they share: ``loss_of`` of ``training.fit``.
 
     The value is the sum of the losses. Its gradient with respect to the shared parameters is the sum of
     :func:`without_conflict`'s, with respect to the heads the usual one: it is computed here, and put behind a linear
-    function of the parameters that has it.
+    function of the parameters that has it. It needs the tasks' rows together: ``Settings.accumulate`` has to be 1.
     """
     shared = shared_parameters(model)
     heads = [p for name, p in model.named_parameters() if p.requires_grad and re.match(_HEAD, name)]
