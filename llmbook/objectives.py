@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmbook.tokenization import EOS, MASK
-from llmbook.transformer import Block, Stack
+from llmbook.transformer import Block, Stack, unwrapped
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -68,10 +68,9 @@ def count_taught(model: nn.Module, batch: Any) -> float:
     if not names:
         return len(batch)
     labels = batch[names[0]]
-    kind = type(getattr(model, "_orig_mod", model)).__name__
-    if labels.ndim == 2 and kind.endswith(("ForCausalLM", "LMHeadModel")):
+    if labels.ndim == 2 and type(unwrapped(model)).__name__.endswith(("ForCausalLM", "LMHeadModel")):
         labels = labels[:, 1:]
-    return _weight_of(labels, getattr(model, "class_weights", None))
+    return _weight_of(labels, getattr(unwrapped(model), "class_weights", None))
 
 
 def _weight_of(labels: Tensor, class_weights: Tensor | None) -> float:
@@ -415,8 +414,8 @@ def two_stream(
         )
     turn = stack.rotations(torch.arange(content.shape[1], device=content.device)[None], content)
     content, query = stack.embedding_norm(content), stack.embedding_norm(query)  # (batch, time, d_model) each
-    for block in stack.blocks:
-        assert isinstance(block, Block)
+    for layer in stack.blocks:
+        block: Block = unwrapped(layer)
         known = block.before(content, block.attention_norm)  # (batch, time, d_model): keys and values of both streams
         asked = block.before(query, block.attention_norm)  # (batch, time, d_model)
         update, *_ = block.attention(asked, known, query_mask[:, None], turn)

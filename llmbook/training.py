@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 from llmbook import runtime
 from llmbook.files import file_sha256
 from llmbook.objectives import count_averaged
+from llmbook.transformer import unwrapped, unwrapped_name
 
 SCHEDULES = ("wsd", "cosine", "linear", "constant")
 LOG_FIELDS = ("step", "tokens", "loss", "learning_rate", "gradient_norm", "tokens_per_s")
@@ -233,7 +234,7 @@ def make_optimizers(
     """
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in ("lm_head", "head"):
+        if isinstance(module, nn.Linear) and unwrapped_name(name).rpartition(".")[2] in ("lm_head", "head"):
             tables.add(id(module.weight))
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     if not named:
@@ -584,6 +585,7 @@ def load_checkpoint(
         if digest != state["sha256"]:
             raise CheckpointError(f"{path}: tensors.safetensors is cut off or was altered (SHA-256 {digest[:12]}...)")
         tensors = load_file(path / "tensors.safetensors")
+        tensors = {unwrapped_name(name): tensor for name, tensor in tensors.items()}
         step = int(state["step"])
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"{path} is no whole checkpoint: {type(error).__name__}: {error}") from error
@@ -658,10 +660,11 @@ def _save_or_warn(
 
 
 def _named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
-    """Return each parameter and persistent buffer once; tied ones under their first name."""
+    """Return each parameter and persistent buffer once; tied ones under their first name, compiled ones under theirs."""
+    model = unwrapped(model)
     persistent = set(model.state_dict())
     buffers = [(name, buffer) for name, buffer in model.named_buffers() if name in persistent]
-    return [*model.named_parameters(), *buffers]
+    return [(unwrapped_name(name), tensor) for name, tensor in [*model.named_parameters(), *buffers]]
 
 
 def _optimizer_tensors(optimizers: Iterable[torch.optim.Optimizer]) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from transformers.modeling_outputs import (
 )
 
 from llmbook.objectives import IGNORE, mean_cross_entropy
-from llmbook.transformer import Decoder, Encoder
+from llmbook.transformer import Decoder, Encoder, unwrapped
 
 POOLING = ("first", "mean", "last")
 
@@ -58,7 +58,7 @@ def last_hidden_state(
     Raises:
         ValueError: segments for a decoder.
     """
-    if isinstance(backbone, Encoder):
+    if isinstance(unwrapped(backbone), Encoder):
         return backbone.encode(input_ids, attention_mask, token_type_ids).last_hidden_state
     if token_type_ids is not None:
         raise ValueError("token_type_ids are for an encoder with segments: leave them out with a decoder")
@@ -112,7 +112,7 @@ class SequenceClassifier(nn.Module):
             ValueError: fewer than two labels, or an unknown pooling.
         """
         super().__init__()
-        self.pooling = pooling or ("mean" if isinstance(backbone, Encoder) else "last")
+        self.pooling = pooling or ("mean" if isinstance(unwrapped(backbone), Encoder) else "last")
         if self.pooling not in POOLING:
             raise ValueError(f"pooling={pooling!r}: it takes {', '.join(POOLING)}")
         self.backbone, self.num_labels, self.label_smoothing = backbone, num_labels, label_smoothing

@@ -15,7 +15,7 @@ from llmbook.finetuning.heads import pool
 from llmbook.finetuning.instructions import cut, pad_left, states, text_of
 from llmbook.generation import filter_logits
 from llmbook.objectives import IGNORE
-from llmbook.transformer import Cache, Decoder, padded_positions
+from llmbook.transformer import Cache, Decoder, padded_positions, unwrapped
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -76,7 +76,7 @@ class RewardModel(nn.Module):
     def __init__(self, backbone: Decoder) -> None:
         """Put a head, with weights of 0, on a decoder, which is used as it is; copy it first to keep it."""
         super().__init__()
-        if not isinstance(backbone, Decoder):
+        if not isinstance(unwrapped(backbone), Decoder):
             raise ValueError(
                 f"{type(backbone).__name__}: a reward model reads with a Decoder, whose last state saw all"
             )
