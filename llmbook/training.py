@@ -660,7 +660,7 @@ def _save_or_warn(
 
 
 def _named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
-    """Return each parameter and persistent buffer once; tied ones under their first name, compiled ones under theirs."""
+    """Return each parameter and persistent buffer once; tied ones under their first name."""
     model = unwrapped(model)
     persistent = set(model.state_dict())
     buffers = [(name, buffer) for name, buffer in model.named_buffers() if name in persistent]

@@ -627,14 +627,14 @@ def plain_state(model: nn.Module) -> dict[str, Tensor]:
     Raises:
         ValueError: LoRA or adapters around its layers, or a head that is tied in the configuration alone.
     """
-    model = unwrapped(model)
-    state = {unwrapped_name(name): tensor for name, tensor in model.state_dict().items()}
+    inner = unwrapped(model)
+    state = {unwrapped_name(name): tensor for name, tensor in inner.state_dict().items()}
     if found := next((name for name in state if ".base." in name), None):
         raise ValueError(
             f"{found.partition('.base.')[0]} has LoRA or an adapter around it, which a plain model has no place for: "
             "updating.merge_lora adds LoRA to the weights; keep adapters with training.save_checkpoint"
         )
-    if model.config.tie_embeddings and model.lm_head.weight is not model.embeddings.weight:
+    if inner.config.tie_embeddings and inner.lm_head.weight is not inner.embeddings.weight:
         raise ValueError(
             "lm_head has other weights than the embeddings, and tie_embeddings=True says that they are one, as after "
             "merging LoRA of a T5's lm_head: keep the model with training.save_checkpoint, or put LoRA on other layers"

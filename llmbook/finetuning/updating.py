@@ -325,7 +325,7 @@ class LoRALinear(nn.Module):
 
     @torch.no_grad()
     def merged(self) -> nn.Linear:
-        """Return a linear layer with the change added to its weights, which are its own also where the base's are tied."""
+        """Return a linear layer with the change added to its weights, its own where the base's are tied."""
         layer = copy.copy(self.base)
         layer._parameters = dict(self.base._parameters)  # a copy's table is the original's
         layer.weight = nn.Parameter(self.weight, requires_grad=False)  # (out_features, in_features)
