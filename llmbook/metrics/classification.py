@@ -7,13 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from llmbook.metrics.checks import Score, choice, paired, plain, whole
+from llmbook.metrics.checks import Score, choice, listed, paired, plain, whole
 
 AVERAGES = ("macro", "micro", "weighted")
-
-
-def _listed(labels: Any) -> list[Any]:
-    return labels.tolist() if hasattr(labels, "tolist") else list(labels)
 
 
 def confusion(
@@ -30,7 +26,7 @@ def confusion(
     Returns:
         The labels, and counts ``(reference label, predicted label)``.
     """
-    given, right = paired(_listed(predictions), _listed(references))
+    given, right = paired(listed(predictions), listed(references))
     pairs = Counter(zip(right, given, strict=True))
     occurring = {label for pair in pairs for label in pair}
     if not set(map(type, occurring)) <= {str, int, bool}:  # few are looked at, all only where there is a reason to
@@ -56,7 +52,7 @@ def accuracy(predictions: Sequence[Any], references: Sequence[Any]) -> float:
     """Share of items whose predicted label is the right one, from 0 to 1."""
     given, right = whole("predictions", predictions), whole("references", references)
     paired(given, right)
-    return sum(map(operator.eq, given, right)) / len(right)
+    return float(sum(map(operator.eq, given, right)) / len(right))
 
 
 def _divide(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:

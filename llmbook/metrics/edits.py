@@ -27,9 +27,17 @@ def edit_distance(prediction: Sequence[Hashable], reference: Sequence[Hashable])
     Raises:
         ValueError: an item that is missing: ``None``, NaN or the like.
     """
-    if not isinstance(prediction, str) or not isinstance(reference, str):
-        prediction, reference = whole("prediction", prediction), whole("reference", reference)
-    return _distance(prediction, reference)
+    return _distance(*_by_value(prediction, reference))
+
+
+def _by_value(prediction: Sequence[Hashable], reference: Sequence[Hashable]) -> tuple[Sequence, Sequence]:
+    """Return sequences whose items are hashed by value, none missing; those of texts and whole numbers are already."""
+    if isinstance(prediction, str) and isinstance(reference, str):
+        return prediction, reference
+    known = isinstance(prediction, list) and isinstance(reference, list)
+    if known and {*map(type, prediction), *map(type, reference)} <= {str, int}:
+        return prediction, reference
+    return whole("prediction", prediction), whole("reference", reference)
 
 
 def _distance(prediction: Sequence[Hashable], reference: Sequence[Hashable]) -> int:
@@ -81,7 +89,7 @@ def align(prediction: Sequence[Hashable], reference: Sequence[Hashable]) -> list
     Raises:
         ValueError: an item that is missing, see :func:`edit_distance`.
     """
-    prediction, reference = whole("prediction", prediction), whole("reference", reference)
+    prediction, reference = _by_value(prediction, reference)
     table = [list(range(len(prediction) + 1))]  # table[i][j]: first i items of the reference, j of the prediction
     for i, item in enumerate(reference, 1):
         above, row = table[-1], [i]
