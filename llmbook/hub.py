@@ -35,7 +35,7 @@ from transformers import (
 from llmbook.files import without_progress_bars
 from llmbook.pretrained import FOLDER, model_folder
 from llmbook.tokenization import load_tokenizer
-from llmbook.transformer import Decoder, Encoder, EncoderDecoder, TransformerConfig
+from llmbook.transformer import Decoder, Encoder, EncoderDecoder, TransformerConfig, plain_state, unwrapped
 
 Model = Decoder | Encoder | EncoderDecoder
 
@@ -206,13 +206,21 @@ def to_hf(model: Model) -> PreTrainedModel:
     mode; while training, dropout falls in different places (Llama has none).
 
     Raises:
-        ValueError: the model has a shape that those classes do not compute; the message names each difference.
+        ValueError: the model has a shape that those classes do not compute; the message names each difference. Or it
+            has LoRA or adapters, see :func:`llmbook.transformer.plain_state`, or is none of the three.
     """
-    config = _hf_config(model)
+    model = unwrapped(model)
     kinds = {Decoder: LlamaForCausalLM, Encoder: BertForMaskedLM, EncoderDecoder: T5ForConditionalGeneration}
+    if type(model) not in kinds:
+        raise ValueError(
+            f"{type(model).__name__} is no model of Hugging Face's format: it takes a Decoder, an Encoder or an "
+            "EncoderDecoder; of a head pass its backbone"
+        )
+    config = _hf_config(model)
+    weights = plain_state(model)
     with torch.random.fork_rng(devices=[]):  # its own initial weights, overwritten below, cost no random numbers
         theirs = kinds[type(model)](config)
-    state = _translate(model.state_dict(), module_names(model.config, type(model)))
+    state = _translate(weights, module_names(model.config, type(model)))
     expected = theirs.state_dict()
     state |= {name: state[alias] for name, alias in ALIASES.items() if name in expected}
     weight = model.embeddings.weight

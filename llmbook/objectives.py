@@ -7,21 +7,103 @@ here where the objective is not plain cross-entropy.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from llmbook.tokenization import EOS, MASK
-from llmbook.transformer import Block, Stack
+from llmbook.transformer import Block, Stack, unwrapped
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 #: Label of a position that is not taught; ``ignore_index`` of torch's cross-entropy.
 IGNORE = -100
+
+LossT = TypeVar("LossT", bound=Callable[..., Tensor])
+
+
+# --- means and what they are taken over ------------------------------------------------------------------------------
+
+
+def averaged_over(count: Callable[[Any, Any], Tensor | float] | None) -> Callable[[LossT], LossT]:
+    """Say of a loss what it is a mean over, so that the parts of a batch can be put together to the batch's mean.
+
+    The mean of a batch is not the mean of its parts' means where the parts have different numbers of labels.
+    ``training.fit`` weighs each part by this number; where a loss does not say it, by :func:`count_taught`::
+
+        @averaged_over(lambda model, batch: len(batch))
+        def loss_of_answers(model, batch): ...
+
+    Args:
+        count: from model and (part of) a batch to the number of what is averaged; ``None`` for a loss that is no mean
+            and needs the batch as a whole, which ``training.fit`` then refuses to cut.
+    """
+
+    def mark(loss: LossT) -> LossT:
+        loss.averaged_over = count  # type: ignore[attr-defined]
+        return loss
+
+    return mark
+
+
+def count_taught(model: nn.Module, batch: Any) -> float:
+    """Return over how many labels a model's own loss of a batch is a mean.
+
+    Those of ``labels`` (or ``start_positions``) that are not :data:`IGNORE`; a label weighs what the model's
+    ``class_weights`` say, and the first of a row nothing in a causal model of ``transformers``, which has no logits for
+    it. Without labels, as in windows of tokens, the rows.
+
+    Args:
+        model: what computes the loss.
+        batch: a tensor ``(rows, ...)`` or a ``finetuning.Batch``.
+    """
+    names = [] if isinstance(batch, Tensor) else list(batch.keys())
+    names = [name for name in names if name in ("labels", "start_positions")]
+    if not names:
+        return len(batch)
+    labels = batch[names[0]]
+    if labels.ndim == 2 and type(unwrapped(model)).__name__.endswith(("ForCausalLM", "LMHeadModel")):
+        labels = labels[:, 1:]
+    return _weight_of(labels, getattr(unwrapped(model), "class_weights", None))
+
+
+def _weight_of(labels: Tensor, class_weights: Tensor | None) -> float:
+    taught = labels[labels != IGNORE]
+    return taught.numel() if class_weights is None else float(class_weights[taught.to(class_weights.device)].sum())
+
+
+def count_averaged(loss_of: Callable[..., Tensor], model: nn.Module, batch: Any) -> float | None:
+    """Return over how many labels, rows or the like a loss of a batch is a mean, ``None`` if it needs all of the batch.
+
+    See :func:`averaged_over`; :func:`count_taught` counts for a loss that does not say it.
+    """
+    while isinstance(loss_of, functools.partial):
+        loss_of = loss_of.func
+    count = getattr(loss_of, "averaged_over", count_taught)
+    return None if count is None else float(count(model, batch))
+
+
+def mean_cross_entropy(
+    logits: Tensor, labels: Tensor, class_weights: Tensor | None = None, label_smoothing: float = 0.0
+) -> Tensor:
+    """Cross-entropy in nats, averaged over the labels that are taught; 0, with a gradient of 0, if none is.
+
+    Args:
+        logits: ``(items, labels)``.
+        labels: ``(items,)``, :data:`IGNORE` where nothing is taught.
+        class_weights: ``(labels,)``, what an item of each label counts; the mean is divided by the sum of these.
+        label_smoothing: share of the target's probability that goes to all labels alike.
+    """
+    reduction = "mean" if _weight_of(labels, class_weights) > 0 else "sum"  # torch's mean of nothing is NaN
+    return F.cross_entropy(
+        logits, labels, class_weights, ignore_index=IGNORE, reduction=reduction, label_smoothing=label_smoothing
+    )
 
 
 @dataclass(frozen=True)
@@ -332,8 +414,8 @@ def two_stream(
         )
     turn = stack.rotations(torch.arange(content.shape[1], device=content.device)[None], content)
     content, query = stack.embedding_norm(content), stack.embedding_norm(query)  # (batch, time, d_model) each
-    for block in stack.blocks:
-        assert isinstance(block, Block)
+    for layer in stack.blocks:
+        block: Block = unwrapped(layer)
         known = block.before(content, block.attention_norm)  # (batch, time, d_model): keys and values of both streams
         asked = block.before(query, block.attention_norm)  # (batch, time, d_model)
         update, *_ = block.attention(asked, known, query_mask[:, None], turn)
@@ -386,7 +468,7 @@ def replaced(ids: Tensor, hidden: TokenBatch, logits: Tensor, generator: torch.G
 
 
 def detection_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Binary cross-entropy in nats, averaged over positions; labels of :data:`IGNORE` (padding) are left out.
+    """Binary cross-entropy in nats, averaged over positions but those with :data:`IGNORE` (padding); 0 if none is left.
 
     Args:
         logits: log-odds that the token was replaced, ``(batch, time)``.
@@ -395,7 +477,8 @@ def detection_loss(logits: Tensor, labels: Tensor) -> Tensor:
     if logits.shape != labels.shape:
         raise ValueError(f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)} must have the same shape")
     taught = labels != IGNORE
-    return F.binary_cross_entropy_with_logits(logits[taught], labels[taught].to(logits))
+    reduction = "mean" if taught.any() else "sum"  # torch's mean of nothing is NaN
+    return F.binary_cross_entropy_with_logits(logits[taught], labels[taught].to(logits), reduction=reduction)
 
 
 # --- spans -----------------------------------------------------------------------------------------------------------
@@ -505,9 +588,10 @@ def info_nce(first: Tensor, second: Tensor, temperature: float = 0.05) -> Tensor
         second: the other view's ``(batch, features)``.
         temperature: the cosines are divided by it.
     """
-    if first.shape != second.shape or first.ndim != 2:
+    if first.shape != second.shape or first.ndim != 2 or not len(first):
         raise ValueError(
-            f"{tuple(first.shape)} and {tuple(second.shape)}: two views of the same shape (batch, features)"
+            f"{tuple(first.shape)} and {tuple(second.shape)}: two views of the same shape (batch, features), at least "
+            "one text"
         )
     if not temperature > 0:
         raise ValueError(f"temperature={temperature}: it takes a number above 0")
@@ -529,9 +613,10 @@ def reinforce_loss(log_probs: Tensor, rewards: Tensor, baseline: Tensor | float 
         baseline: subtracted from the rewards, by default their mean; it changes the variance, not (or hardly, if it
             is the batch's own mean) the expectation.
     """
-    if log_probs.ndim != 2 or rewards.shape != log_probs.shape[:1]:
+    if log_probs.ndim != 2 or rewards.shape != log_probs.shape[:1] or not len(rewards):
         raise ValueError(
-            f"log_probs {tuple(log_probs.shape)} and rewards {tuple(rewards.shape)}: (batch, time) and (batch,)"
+            f"log_probs {tuple(log_probs.shape)} and rewards {tuple(rewards.shape)}: (batch, time) and (batch,), at "
+            "least one text"
         )
     rewards = rewards.detach()
     advantage = rewards - (rewards.mean() if baseline is None else baseline)  # (batch,)

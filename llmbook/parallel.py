@@ -45,7 +45,8 @@ def my_rows(batch: Tensor, rank: int, world: int) -> Tensor:
     """Return the rows of a batch ``(batch, ...)`` that process ``rank`` of ``world`` computes.
 
     Raises:
-        ValueError: the rows cannot be shared out evenly; the mean of unequal parts' means is not the batch's mean.
+        ValueError: the rows cannot be shared out evenly; the mean of unequal parts' means is not the batch's mean. Rows
+            with different numbers of labels need :func:`loss_factor` as well.
     """
     if len(batch) % world:
         raise ValueError(
@@ -104,6 +105,24 @@ def average_gradients(model: nn.Module, all_reduce: Callable[[Tensor], Any] = di
     flat /= dist.get_world_size()
     for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
         parameter.grad = part.view_as(parameter)
+
+
+def loss_factor(count: float, device: torch.device | str = "cpu") -> float:
+    """Return by what this process multiplies its mean loss, so that the processes' mean is that of all their labels.
+
+    :func:`average_gradients`, ``ShardedAdamW``, DDP and FSDP average over processes, as is right where each has as many
+    labels. With padding they have not, and a process may have none, whose factor is 0. All processes call it together::
+
+        count = objectives.count_averaged(loss_of, model, rows)
+        (loss_of(model, rows) * parallel.loss_factor(count)).backward()
+
+    Args:
+        count: labels over which this process's loss is a mean.
+        device: where the processes' backend sums, ``cuda`` for NCCL.
+    """
+    total = torch.tensor(float(count), dtype=torch.float64, device=device)
+    dist.all_reduce(total)
+    return count * dist.get_world_size() / total.item() if total.item() else 1.0
 
 
 # --- sharded data parallelism ----------------------------------------------------------------------------------------

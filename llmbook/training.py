@@ -25,6 +25,8 @@ from tqdm.auto import tqdm
 
 from llmbook import runtime
 from llmbook.files import file_sha256
+from llmbook.objectives import count_averaged
+from llmbook.transformer import unwrapped, unwrapped_name
 
 SCHEDULES = ("wsd", "cosine", "linear", "constant")
 LOG_FIELDS = ("step", "tokens", "loss", "learning_rate", "gradient_norm", "tokens_per_s")
@@ -232,7 +234,7 @@ def make_optimizers(
     """
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in ("lm_head", "head"):
+        if isinstance(module, nn.Linear) and unwrapped_name(name).rpartition(".")[2] in ("lm_head", "head"):
             tables.add(id(module.weight))
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     if not named:
@@ -274,7 +276,7 @@ class Settings:
         warmup: share of the steps in which the learning rate rises.
         decay: share of the steps in which it falls, for ``wsd``.
         clip: largest norm of the gradient; ``math.inf`` for none.
-        accumulate: parts in which a batch is computed, to save memory.
+        accumulate: parts in which a batch is computed, to save memory; they weigh as many labels as they have.
         seed: of what the model draws (dropout).
         checkpoint_every: steps between two checkpoints; 0 for none but the last.
         keep: number of checkpoints that stay.
@@ -306,7 +308,13 @@ class Settings:
 
 
 def next_token_loss(model: nn.Module, ids: Tensor) -> Tensor:
-    """Return the mean cross-entropy in nats of each next token of a batch ``(batch, time + 1)``."""
+    """Return the mean cross-entropy in nats of each next token of a batch ``(batch, time + 1)``.
+
+    Raises:
+        ValueError: rows of a single token, which has no next one.
+    """
+    if ids.shape[1] < 2:
+        raise ValueError(f"ids have shape {tuple(ids.shape)}: a row needs 2 tokens or more, to have a next one")
     logits = model(ids[:, :-1]).logits  # (batch, time, vocab)
     return nn.functional.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten())
 
@@ -335,7 +343,9 @@ def fit(
         batch_at: from a step, counted from 0, to a batch whose first axis is cut for ``settings.accumulate``: windows
             ``(batch, time + 1)``, or a ``finetuning.Batch``.
         settings: see :class:`Settings`.
-        loss_of: from model and (part of) a batch to a mean loss in nats.
+        loss_of: from model and (part of) a batch to a mean loss in nats: over the labels that are not -100, or over
+            the rows of a batch without labels; a mean over something else says so with ``objectives.averaged_over``.
+            Of a batch without any label it has to be 0, as the book's are.
         folder: where the log and the checkpoints stand; ``None`` writes nothing.
         data: a fingerprint of the data; a checkpoint made from other data is not used.
         dtype: of the products: ``torch.float32``, or ``bfloat16``/``float16`` under autocast (the latter with a
@@ -345,11 +355,13 @@ def fit(
         progress: show a bar with tokens per second, loss and time left.
 
     Returns:
-        The log, one dictionary with the fields ``LOG_FIELDS`` for each line; losses are means over its steps.
+        The log, one dictionary with the fields ``LOG_FIELDS`` for each line; losses are means over those of its steps
+        that had a label.
 
     Raises:
         CheckpointError: there are checkpoints and none can be used, or the last one could not be written.
         FloatingPointError: the loss is no number.
+        ValueError: ``accumulate`` above 1 and a loss that cannot be computed in parts.
     """
     device = next(model.parameters()).device
     if optimizers is None:
@@ -375,10 +387,14 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * factor
         batch = batch_at(step)
-        for part in batch.chunk(settings.accumulate):
+        parts = batch.chunk(settings.accumulate)
+        shares, taught = _shares(model, parts, loss_of)
+        for part, share in zip(parts, shares, strict=True):
+            if not share:  # no label in it, and in others
+                continue
             part = part.to(device)
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                loss = loss_of(model, part) * (len(part) / len(batch))
+                loss = loss_of(model, part) * share
             scaler.scale(loss).backward()
             sums += loss.detach()
         for optimizer in optimizers:
@@ -389,15 +405,16 @@ def fit(
         scaler.update()
         model.zero_grad(set_to_none=True)
         tokens += batch.numel() - len(batch)
-        since += 1
+        since += taught
         done = step + 1
         ends = False
         due = done == settings.steps or (settings.checkpoint_every > 0 and done % settings.checkpoint_every == 0)
         if due or done % settings.log_every == 0:
-            mean, now = sums.item() / since, time.perf_counter()
+            mean, now = sums.item() / max(since, 1), time.perf_counter()
             if not math.isfinite(mean):
                 raise FloatingPointError(
-                    f"the loss is {mean} before step {done}: try a smaller learning rate, a longer warm-up or bfloat16"
+                    f"the loss is {mean} before step {done}: try a smaller learning rate, a longer warm-up or "
+                    "bfloat16; a loss of your own may be the mean of nothing where a batch has no label"
                 )
             before = int(lines[-1]["tokens"]) if lines else 0
             line = dict(zip(LOG_FIELDS, (done, tokens, mean, settings.learning_rate * factor, norm.item(),
@@ -414,6 +431,23 @@ def fit(
         if ends:
             break
     return lines
+
+
+def _shares(
+    model: nn.Module, parts: Sequence[Any], loss_of: Callable[[nn.Module, Any], Tensor]
+) -> tuple[list[float], bool]:
+    """Return each part's share of what the batch's loss is a mean over, and whether there is anything at all."""
+    counts = []
+    for part in parts:
+        count = count_averaged(loss_of, model, part)
+        if count is None and len(parts) > 1:
+            raise ValueError(
+                f"{getattr(loss_of, '__name__', loss_of)} is no mean over a batch's rows and cannot be computed in "
+                f"{len(parts)} parts: train with accumulate=1"
+            )
+        counts.append(1.0 if count is None else count)
+    total = sum(counts)
+    return [count / total if total else 1 / len(parts) for count in counts], total > 0
 
 
 # --- the log ----------------------------------------------------------------------------------------------------------
@@ -551,6 +585,7 @@ def load_checkpoint(
         if digest != state["sha256"]:
             raise CheckpointError(f"{path}: tensors.safetensors is cut off or was altered (SHA-256 {digest[:12]}...)")
         tensors = load_file(path / "tensors.safetensors")
+        tensors = {unwrapped_name(name): tensor for name, tensor in tensors.items()}
         step = int(state["step"])
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"{path} is no whole checkpoint: {type(error).__name__}: {error}") from error
@@ -626,9 +661,10 @@ def _save_or_warn(
 
 def _named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
     """Return each parameter and persistent buffer once; tied ones under their first name."""
+    model = unwrapped(model)
     persistent = set(model.state_dict())
     buffers = [(name, buffer) for name, buffer in model.named_buffers() if name in persistent]
-    return [*model.named_parameters(), *buffers]
+    return [(unwrapped_name(name), tensor) for name, tensor in [*model.named_parameters(), *buffers]]
 
 
 def _optimizer_tensors(optimizers: Iterable[torch.optim.Optimizer]) -> dict[str, Tensor]:

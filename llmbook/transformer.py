@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -605,6 +605,43 @@ class EncoderDecoder(nn.Module):
         )
 
 
+def unwrapped(model: nn.Module) -> Any:
+    """Return the model within what ``torch.compile``, DDP or ``DataParallel`` put around it; others as they are."""
+    while True:
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif "_orig_mod" in model._modules:
+            model = cast(nn.Module, model._modules["_orig_mod"])
+        else:
+            return model
+
+
+def unwrapped_name(name: str) -> str:
+    """Return the name that a parameter or module has where nothing is compiled: without ``_orig_mod``."""
+    return ".".join(part for part in name.split(".") if part != "_orig_mod") if "_orig_mod" in name else name
+
+
+def plain_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return the weights of one of the three models under its own names, for whoever writes them down.
+
+    Raises:
+        ValueError: LoRA or adapters around its layers, or a head that is tied in the configuration alone.
+    """
+    inner = unwrapped(model)
+    state = {unwrapped_name(name): tensor for name, tensor in inner.state_dict().items()}
+    if found := next((name for name in state if ".base." in name), None):
+        raise ValueError(
+            f"{found.partition('.base.')[0]} has LoRA or an adapter around it, which a plain model has no place for: "
+            "updating.merge_lora adds LoRA to the weights; keep adapters with training.save_checkpoint"
+        )
+    if inner.config.tie_embeddings and inner.lm_head.weight is not inner.embeddings.weight:
+        raise ValueError(
+            "lm_head has other weights than the embeddings, and tie_embeddings=True says that they are one, as after "
+            "merging LoRA of a T5's lm_head: keep the model with training.save_checkpoint, or put LoRA on other layers"
+        )
+    return state
+
+
 def count_parameters(model: nn.Module, embeddings: bool = True) -> int:
     """Count a model's parameters, shared ones once; without those of its ``nn.Embedding`` tables if so asked."""
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
@@ -655,21 +692,22 @@ def greedy(
     Raises:
         ValueError: an encoder (it predicts no next token), an empty prompt, a prompt padded on the right.
     """
-    if not isinstance(model, Decoder | EncoderDecoder):
-        raise ValueError(f"{type(model).__name__} predicts no next token: greedy takes a Decoder or EncoderDecoder")
-    if isinstance(model, EncoderDecoder) == (source is None):
+    kind = unwrapped(model)
+    if not isinstance(kind, Decoder | EncoderDecoder):
+        raise ValueError(f"{type(kind).__name__} predicts no next token: greedy takes a Decoder or EncoderDecoder")
+    if isinstance(kind, EncoderDecoder) == (source is None):
         raise ValueError("source belongs to an EncoderDecoder, which needs it: give one exactly there")
     if prompt.ndim != 2 or not prompt.shape[1]:
         raise ValueError(f"prompt has shape {tuple(prompt.shape)}: it takes (batch, time) with at least one token")
-    if isinstance(model, Decoder) and attention_mask is not None and not attention_mask[:, -1].all():
+    if isinstance(kind, Decoder) and attention_mask is not None and not attention_mask[:, -1].all():
         raise ValueError("the prompt is padded on the right, where the next token goes: pad on the left")
     encoded = None
-    if isinstance(model, EncoderDecoder) and source is not None:
+    if isinstance(kind, EncoderDecoder) and source is not None:
         encoded = model.encode(source, attention_mask).last_hidden_state  # (batch, source, d_model)
     ids, mask, cache = prompt, attention_mask, None
     for _ in range(max_new_tokens):
         new = slice(None) if cache is None else slice(-1, None)  # with a cache only the last token is fed
-        if isinstance(model, EncoderDecoder):
+        if isinstance(kind, EncoderDecoder):
             out = model(None, mask, ids[:, new], encoded, past_key_values=cache, use_cache=use_cache)
         else:
             positions = None if mask is None else padded_positions(mask)[:, new]  # (batch, time) or (batch, 1)

@@ -1,16 +1,19 @@
 """How far do raters agree, beyond what chance would give: kappa and alpha (chapter 17).
 
-Ratings are an array ``(items, raters)`` of numbers or strings; a missing rating is ``None`` or NaN, where a coefficient
-allows it. All coefficients have the form ``1 - observed disagreement / expected disagreement``: 1 is perfect agreement,
-0 is what raters reach who ignore the items, and below 0 they agree less than that.
+Ratings are an array ``(items, raters)`` of numbers or strings; a missing rating is ``None``, NaN or pandas' NA, where a
+coefficient allows it. All coefficients have the form ``1 - observed disagreement / expected disagreement``: 1 is
+perfect agreement, 0 is what raters reach who ignore the items, and below 0 they agree less than that.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
+
+from llmbook.metrics.checks import missing, plain
 
 WEIGHTS = ("nominal", "linear", "quadratic")
 LEVELS = ("nominal", "ordinal", "interval")
@@ -21,13 +24,13 @@ def _choice(name: str, value: str, allowed: Sequence[str]) -> None:
         raise ValueError(f"{name}={value!r}: it takes one of {', '.join(allowed)}")
 
 
-def _is_missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float | np.floating) and bool(np.isnan(value)))
-
-
 def _table(ratings: Sequence[Sequence[Any]] | np.ndarray) -> list[list[Any]]:
     """Return ratings as a list of rows of the same length from 2 up, or say which row is wrong."""
-    rows = [list(row) for row in ratings]
+    if hasattr(ratings, "to_numpy"):  # a data frame gives its columns' names otherwise
+        ratings = ratings.to_numpy()
+    rows = ratings.tolist() if hasattr(ratings, "tolist") else [list(row) for row in ratings]
+    if not set(map(type, itertools.chain.from_iterable(rows))) <= {str, int, float, type(None)}:
+        rows = [plain(row) for row in rows]
     if not rows:
         raise ValueError("no item to rate: give ratings as (items, raters) with at least one item")
     for number, row in enumerate(rows):
@@ -47,19 +50,25 @@ def observed_agreement(first: Sequence[Hashable], second: Sequence[Hashable]) ->
     Raises:
         ValueError: see :func:`cohen_kappa`.
     """
-    _check_two(first, second)
+    first, second = _two(first, second)
     return float(np.mean([a == b for a, b in zip(first, second, strict=True)]))
 
 
-def _check_two(first: Sequence[Any], second: Sequence[Any]) -> None:
+def _two(first: Sequence[Any], second: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    """Return two raters' ratings as lists of Python's own values, none missing."""
+    first, second = plain(first), plain(second)
     if len(first) != len(second) or not len(first):
         raise ValueError(
             f"{len(first)} ratings of the one rater, {len(second)} of the other: give one of each for every item, at "
             "least one"
         )
     for name, given in (("first", first), ("second", second)):
-        if any(_is_missing(value) for value in given):
-            raise ValueError(f"the {name} rater left items out: drop those items, or use krippendorff_alpha")
+        if odd := [number for number, value in enumerate(given) if missing(value)]:
+            raise ValueError(
+                f"the {name} rater left items out, {name}[{odd[0]}] is {given[odd[0]]!r}: drop those items, or use "
+                "krippendorff_alpha"
+            )
+    return first, second
 
 
 def cohen_kappa(
@@ -83,8 +92,8 @@ def cohen_kappa(
         ValueError: different numbers of ratings, none, missing ones, a label that is not in ``labels``.
     """
     _choice("weights", weights, WEIGHTS)
-    _check_two(first, second)
-    known = sorted({*first, *second}) if labels is None else list(labels)
+    first, second = _two(first, second)
+    known = sorted({*first, *second}) if labels is None else plain(labels)
     place = {label: number for number, label in enumerate(known)}
     if odd := [label for label in (*first, *second) if label not in place]:
         raise ValueError(f"label {odd[0]!r} is not among labels={known}: add it, or correct the rating")
@@ -117,7 +126,7 @@ def fleiss_kappa(ratings: Sequence[Sequence[Any]] | np.ndarray) -> float:
     """
     rows = _table(ratings)
     for number, row in enumerate(rows):
-        if any(_is_missing(value) for value in row):
+        if any(map(missing, row)):
             raise ValueError(f"item {number} lacks a rating: Fleiss' kappa takes all; use krippendorff_alpha")
     place = {label: number for number, label in enumerate(dict.fromkeys(label for row in rows for label in row))}
     counts = np.zeros((len(rows), len(place)))  # (items, labels)
@@ -150,7 +159,7 @@ def krippendorff_alpha(ratings: Sequence[Sequence[Any]] | np.ndarray, level: str
             takes numbers (``interval``).
     """
     _choice("level", level, LEVELS)
-    rows = [[value for value in row if not _is_missing(value)] for row in _table(ratings)]
+    rows = [[value for value in row if not missing(value)] for row in _table(ratings)]
     rows = [row for row in rows if len(row) > 1]
     if not rows:
         raise ValueError("no item has two ratings: alpha compares ratings of one item; give some to two raters")

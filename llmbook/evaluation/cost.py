@@ -15,7 +15,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from llmbook.transformer import Cache, Decoder
+from llmbook.transformer import Cache, Decoder, unwrapped
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def time_generation(model: Decoder, prompt: Tensor, max_new_tokens: int, repeats
     Raises:
         ValueError: no decoder, an empty prompt, fewer than two new tokens or one repetition.
     """
-    if not isinstance(model, Decoder):
+    if not isinstance(unwrapped(model), Decoder):
         raise ValueError(f"{type(model).__name__} predicts no next token: time_generation takes a Decoder")
     if prompt.ndim != 2 or not prompt.numel():
         raise ValueError(f"prompt has shape {tuple(prompt.shape)}: it takes (batch, time) with at least one token")

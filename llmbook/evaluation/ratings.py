@@ -18,6 +18,8 @@ from scipy.sparse.csgraph import connected_components
 from scipy.special import logsumexp
 from scipy.stats import norm
 
+from llmbook.metrics.checks import numbers
+
 TIES = ("half", "davidson")
 _FINITE = 15.0  # logits: on its way to infinity, where a float's rounding would stop it
 #: Elo's points for one natural logit.
@@ -43,7 +45,10 @@ class Comparisons:
     def __post_init__(self) -> None:
         """Make arrays of what was given, and refuse what is no comparison."""
         for name, kind in (("first", np.int64), ("second", np.int64), ("outcome", np.float64)):
-            object.__setattr__(self, name, np.asarray(getattr(self, name)).astype(kind).reshape(-1))
+            values = numbers(name, getattr(self, name)).reshape(-1)
+            if kind is np.int64 and (odd := np.flatnonzero(values != np.floor(values))).size:
+                raise ValueError(f"{name}[{odd[0]}] is {values[odd[0]]:g}: players are whole numbers from 0 up")
+            object.__setattr__(self, name, values.astype(kind))
         sizes = {len(self.first), len(self.second), len(self.outcome)}
         if sizes == {0} or len(sizes) > 1:
             raise ValueError(
@@ -92,9 +97,9 @@ def simulate(
         position_bias: logits that the first place is worth.
         tie: 0 for judges who never call a tie; with 1, equals tie in a third of the cases.
     """
-    if tie < 0:
+    if not tie >= 0:
         raise ValueError(f"tie={tie}: it takes a number from 0 up")
-    values, first, second = np.asarray(strengths, dtype=float), np.asarray(first), np.asarray(second)
+    values, first, second = numbers("strengths", strengths), np.asarray(first), np.asarray(second)
     a, b = values[first] + position_bias, values[second]  # (comparisons,)
     scores = np.stack([b, (a + b) / 2 + (math.log(tie) if tie else -math.inf), a])  # (3, comparisons)
     chances = np.exp(scores - logsumexp(scores, axis=0)).cumsum(0)
@@ -297,7 +302,7 @@ def both_orders(shown: ArrayLike, swapped: ArrayLike) -> np.ndarray:
         shown: outcomes with the first of the pair in the first place, ``(pairs,)``.
         swapped: outcomes with it in the second place, from the view of whoever was shown first, ``(pairs,)``.
     """
-    one, other = np.asarray(shown, dtype=float), 1 - np.asarray(swapped, dtype=float)
+    one, other = numbers("shown", shown), 1 - numbers("swapped", swapped)
     if one.shape != other.shape:
         raise ValueError(f"{one.shape} outcomes and {other.shape} with the order swapped: give one of each for a pair")
     mean = (one + other) / 2

@@ -25,7 +25,7 @@ from llmbook.explore import assets
 from llmbook.explore.packing import Packed, pack_folder, pack_model
 from llmbook.explore.still import still
 from llmbook.pretrained import model_folder
-from llmbook.transformer import Decoder, Encoder
+from llmbook.transformer import Decoder, Encoder, unwrapped
 from llmbook.viz.frames import InteractiveView, png
 from llmbook.viz.tokens import readable_tokens, visible
 
@@ -149,7 +149,7 @@ def prepare(
         packed = pack_folder(folder, tokenizer, network)
         shipped = {"model": folder.name} if folder.parent == pretrained.FOLDER else {}
     else:
-        network = model
+        network = unwrapped(model)
         if tokenizer is None and symbols is None:
             tokenizer = _tokenizer(isinstance(network, Decoder), None)
         packed = pack_model(network, tokenizer, symbols)

@@ -24,7 +24,7 @@ from safetensors.torch import save
 from torch import nn
 
 from llmbook import tokenization
-from llmbook.transformer import Decoder, Encoder, count_parameters
+from llmbook.transformer import Decoder, Encoder, count_parameters, plain_state, unwrapped
 
 MAGIC = b"LMX1"
 TYPES = {"BF16": 2, "F16": 2, "F32": 4}  # bytes of a number
@@ -52,8 +52,9 @@ def pack_model(model: Decoder | Encoder, tokenizer: Any = None, symbols: Sequenc
     Raises:
         ValueError: what the page cannot compute, or not exactly one of ``tokenizer`` and ``symbols``.
     """
+    model = unwrapped(model)
     kind = _kind(model)
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in plain_state(model).items()}
     if model.config.tie_embeddings:
         del state["lm_head.weight"]  # the embeddings
     names = {name: name for name in state}

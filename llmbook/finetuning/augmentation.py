@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmbook.finetuning.heads import SequenceClassifier, last_hidden_state, pool
+from llmbook.objectives import IGNORE
 
 OPERATIONS = ("swap", "delete", "insert")
 
@@ -128,8 +129,8 @@ def mix_up(model: SequenceClassifier, batch: Any, alpha: float = 0.4) -> Tensor:
     """Return the loss of pairs of examples mixed, inputs and labels alike (Zhang et al. 2018, arXiv:1710.09412).
 
     Texts have no mean, so the pooled vectors are mixed (Guo et al. 2019, arXiv:1905.08941), with a weight from
-    ``Beta(alpha, alpha)`` for each pair. Draws from torch's own generator as dropout does, which ``Settings.seed``
-    seeds.
+    ``Beta(alpha, alpha)`` for each pair; rows with the label -100 are left out. Draws from torch's own generator as
+    dropout does, which ``Settings.seed`` seeds.
 
     Raises:
         ValueError: ``alpha`` is not above 0.
@@ -139,13 +140,15 @@ def mix_up(model: SequenceClassifier, batch: Any, alpha: float = 0.4) -> Tensor:
     mask = batch["attention_mask"]  # (batch, time)
     hidden = last_hidden_state(model.backbone, batch["input_ids"], mask, None)  # (batch, time, d_model)
     pooled = pool(hidden, mask, model.pooling)  # (batch, d_model)
-    weight = torch.distributions.Beta(alpha, alpha).sample((len(batch),)).to(pooled.device)  # (batch,)
-    partner = torch.randperm(len(batch), device=pooled.device)  # (batch,)
-    mixed = weight[:, None] * pooled + (1 - weight[:, None]) * pooled[partner]  # (batch, d_model)
-    logits = model.head(model.dropout(mixed)).float()  # (batch, num_labels)
-    own = F.cross_entropy(logits, batch["labels"], reduction="none")  # (batch,)
-    other = F.cross_entropy(logits, batch["labels"][partner], reduction="none")  # (batch,)
-    return (weight * own + (1 - weight) * other).mean()
+    labels = batch["labels"]  # (batch,)
+    pooled, labels = pooled[labels != IGNORE], labels[labels != IGNORE]  # (labelled, d_model), (labelled,)
+    weight = torch.distributions.Beta(alpha, alpha).sample(labels.shape).to(pooled.device)  # (labelled,)
+    partner = torch.randperm(len(labels), device=pooled.device)  # (labelled,)
+    mixed = weight[:, None] * pooled + (1 - weight[:, None]) * pooled[partner]  # (labelled, d_model)
+    logits = model.head(model.dropout(mixed)).float()  # (labelled, num_labels)
+    own = F.cross_entropy(logits, labels, reduction="none")  # (labelled,)
+    other = F.cross_entropy(logits, labels[partner], reduction="none")  # (labelled,)
+    return (weight * own + (1 - weight) * other).sum() / max(len(labels), 1)
 
 
 def fgm(model: nn.Module, batch: Any, epsilon: float = 1.0) -> Tensor:

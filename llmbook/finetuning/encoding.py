@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from llmbook.objectives import IGNORE
-from llmbook.transformer import Encoder
+from llmbook.transformer import Encoder, unwrapped
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -77,7 +77,7 @@ def check_pair(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
             f"the tokenizer pads with {tokenizer.pad_token_id}, the model's configuration with {named}: load the "
             "tokenizer that the model was trained with"
         )
-    if isinstance(backbone, Encoder) and tokenizer.cls_token_id is None:
+    if isinstance(unwrapped(backbone), Encoder) and tokenizer.cls_token_id is None:
         raise ValueError(
             "the model is an encoder and the tokenizer puts no token in front of a text: load it as "
             'tokenization.load_tokenizer("bert")'

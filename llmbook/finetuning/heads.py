@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_outputs import (
     QuestionAnsweringModelOutput,
@@ -11,8 +10,8 @@ from transformers.modeling_outputs import (
     TokenClassifierOutput,
 )
 
-from llmbook.objectives import IGNORE
-from llmbook.transformer import Decoder, Encoder
+from llmbook.objectives import IGNORE, mean_cross_entropy
+from llmbook.transformer import Decoder, Encoder, unwrapped
 
 POOLING = ("first", "mean", "last")
 
@@ -59,7 +58,7 @@ def last_hidden_state(
     Raises:
         ValueError: segments for a decoder.
     """
-    if isinstance(backbone, Encoder):
+    if isinstance(unwrapped(backbone), Encoder):
         return backbone.encode(input_ids, attention_mask, token_type_ids).last_hidden_state
     if token_type_ids is not None:
         raise ValueError("token_type_ids are for an encoder with segments: leave them out with a decoder")
@@ -113,7 +112,7 @@ class SequenceClassifier(nn.Module):
             ValueError: fewer than two labels, or an unknown pooling.
         """
         super().__init__()
-        self.pooling = pooling or ("mean" if isinstance(backbone, Encoder) else "last")
+        self.pooling = pooling or ("mean" if isinstance(unwrapped(backbone), Encoder) else "last")
         if self.pooling not in POOLING:
             raise ValueError(f"pooling={pooling!r}: it takes {', '.join(POOLING)}")
         self.backbone, self.num_labels, self.label_smoothing = backbone, num_labels, label_smoothing
@@ -127,7 +126,10 @@ class SequenceClassifier(nn.Module):
         token_type_ids: Tensor | None = None,
         labels: Tensor | None = None,
     ) -> SequenceClassifierOutput:
-        """Return logits ``(batch, num_labels)`` and, where labels ``(batch,)`` are given, their cross-entropy."""
+        """Return logits ``(batch, num_labels)`` and, where labels ``(batch,)`` are given, their cross-entropy.
+
+        It is the mean over rows whose label is not -100, 0 if there is none.
+        """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)  # (batch, time)
         hidden = last_hidden_state(self.backbone, input_ids, attention_mask, token_type_ids)  # (batch, time, d_model)
@@ -135,9 +137,7 @@ class SequenceClassifier(nn.Module):
         if labels is None:
             return SequenceClassifierOutput(logits=logits)
         check_label_range(labels, self.num_labels)
-        loss = F.cross_entropy(
-            logits.float(), labels, self.class_weights, ignore_index=IGNORE, label_smoothing=self.label_smoothing
-        )
+        loss = mean_cross_entropy(logits.float(), labels, self.class_weights, self.label_smoothing)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
 
@@ -160,14 +160,14 @@ class TokenClassifier(nn.Module):
         """Return logits ``(batch, time, num_labels)`` and the cross-entropy of labels ``(batch, time)``, if given.
 
         The label -100 marks tokens that are not counted: special tokens, padding, and the second and later tokens of a
-        word.
+        word. A batch without a counted label has loss 0.
         """
         hidden = last_hidden_state(self.backbone, input_ids, attention_mask, token_type_ids)  # (batch, time, d_model)
         logits = self.head(self.dropout(hidden))  # (batch, time, num_labels)
         if labels is None:
             return TokenClassifierOutput(logits=logits)
         check_label_range(labels, self.num_labels)
-        loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORE)
+        loss = mean_cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
         return TokenClassifierOutput(loss=loss, logits=logits)
 
 
@@ -190,7 +190,7 @@ class SpanFinder(nn.Module):
         """Return scores of the first and the last token, ``(batch, time)`` each, and the mean of their cross-entropies.
 
         Padding gets the score ``-inf``, so that no probability goes there. A question without an answer has both
-        positions, ``(batch,)``, at 0, the first token of the text.
+        positions, ``(batch,)``, at 0, the first token of the text; a row that is not to be taught has both at -100.
         """
         hidden = last_hidden_state(self.backbone, input_ids, attention_mask, token_type_ids)  # (batch, time, d_model)
         scores = self.head(self.dropout(hidden)).float()  # (batch, time, 2)
@@ -201,5 +201,10 @@ class SpanFinder(nn.Module):
             return QuestionAnsweringModelOutput(start_logits=start, end_logits=end)
         for positions in (start_positions, end_positions):
             check_label_range(positions, scores.shape[1])
-        loss = (F.cross_entropy(start, start_positions) + F.cross_entropy(end, end_positions)) / 2
+        if (odd := ((start_positions == IGNORE) != (end_positions == IGNORE)).nonzero()).numel():
+            raise ValueError(
+                f"row {int(odd[0])} has a start or an end and {IGNORE} for the other: a span has both, or neither is "
+                "taught"
+            )
+        loss = (mean_cross_entropy(start, start_positions) + mean_cross_entropy(end, end_positions)) / 2
         return QuestionAnsweringModelOutput(loss=loss, start_logits=start, end_logits=end)

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmbook import corpora
 from llmbook.finetuning.batches import Batch, Row, collate
-from llmbook.objectives import IGNORE
+from llmbook.objectives import IGNORE, averaged_over, mean_cross_entropy
 from llmbook.tokenization import BOS, EOS, load_tokenizer
 from llmbook.transformer import Decoder, EncoderDecoder, greedy
 
@@ -163,15 +162,21 @@ def instruction_row(
     return {"input_ids": prompt + answer, "labels": taught + answer}
 
 
+def _labels_with_logits(model: nn.Module, batch: Batch) -> Tensor:
+    """Count the labels but the first of each row, before which there is nothing to predict it from."""
+    return (batch["labels"][:, 1:] != IGNORE).sum()
+
+
+@averaged_over(_labels_with_logits)
 def labelled_loss(model: Decoder, batch: Batch) -> Tensor:
-    """Return the mean loss of the labelled tokens in nats: what ``training.fit`` takes as ``loss_of``.
+    """Return the mean loss of the labelled tokens in nats, 0 if there is none: ``loss_of`` of ``training.fit``.
 
     The head is computed only where there is a label. Batches of packed rows (see :func:`pack`) keep their examples
     apart.
     """
     labels = batch["labels"][:, 1:]  # (batch, time - 1)
     hidden = states(model, batch)[:, :-1][labels != IGNORE]  # (taught, d_model)
-    return F.cross_entropy(model.lm_head(hidden).float(), labels[labels != IGNORE])
+    return mean_cross_entropy(model.lm_head(hidden).float(), labels[labels != IGNORE])
 
 
 # --- packing ----------------------------------------------------------------------------------------------------------
@@ -397,7 +402,7 @@ def shift_right(labels: Tensor, start: int) -> Tensor:
 
 
 def text_to_text_loss(model: EncoderDecoder, batch: Batch, start: int = 1) -> Tensor:
-    """Return the mean loss of the answers' tokens in nats: what ``training.fit`` takes as ``loss_of``.
+    """Return the mean loss of the answers' tokens in nats, 0 if there is none: ``loss_of`` of ``training.fit``.
 
     Args:
         model: an encoder-decoder.
@@ -406,7 +411,7 @@ def text_to_text_loss(model: EncoderDecoder, batch: Batch, start: int = 1) -> Te
     """
     labels = batch["labels"]  # (batch, target)
     out = model(batch["input_ids"], batch["attention_mask"], shift_right(labels, start))
-    return F.cross_entropy(out.logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORE)
+    return mean_cross_entropy(out.logits.flatten(0, 1).float(), labels.flatten())
 
 
 @torch.no_grad()

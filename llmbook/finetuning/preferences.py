@@ -15,7 +15,7 @@ from llmbook.finetuning.heads import pool
 from llmbook.finetuning.instructions import cut, pad_left, states, text_of
 from llmbook.generation import filter_logits
 from llmbook.objectives import IGNORE
-from llmbook.transformer import Cache, Decoder, padded_positions
+from llmbook.transformer import Cache, Decoder, padded_positions, unwrapped
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -57,8 +57,13 @@ def bradley_terry_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
     Args:
         chosen: rewards of the preferred answers, ``(pairs,)``.
         rejected: rewards of the others, ``(pairs,)``.
+
+    Raises:
+        ValueError: shapes that differ, or no pair.
     """
     _same_shape(chosen=chosen, rejected=rejected)
+    if not chosen.numel():
+        raise ValueError("no pair: chosen and rejected are empty; give at least one")
     return -F.logsigmoid(chosen - rejected).mean()
 
 
@@ -71,7 +76,7 @@ class RewardModel(nn.Module):
     def __init__(self, backbone: Decoder) -> None:
         """Put a head, with weights of 0, on a decoder, which is used as it is; copy it first to keep it."""
         super().__init__()
-        if not isinstance(backbone, Decoder):
+        if not isinstance(unwrapped(backbone), Decoder):
             raise ValueError(
                 f"{type(backbone).__name__}: a reward model reads with a Decoder, whose last state saw all"
             )
@@ -217,7 +222,7 @@ def policy_loss(
     """Return the clipped surrogate of PPO (Schulman et al. 2017, arXiv:1707.06347) with one advantage for each answer.
 
     In the first step on freshly drawn answers the ratio is 1, and the gradient is that of REINFORCE. As in GRPO the
-    terms are averaged over the tokens of an answer and then over the answers.
+    terms are averaged over the tokens of an answer and then over the answers; one without a token counts nothing.
 
     Args:
         log_probs: the policy's, of the tokens drawn, ``(answers, time)``, with their gradient.
@@ -232,7 +237,8 @@ def policy_loss(
     ratio = (log_probs - old_log_probs.detach()).exp()  # (answers, time)
     weight = advantages.detach()[:, None]  # (answers, 1)
     gain = torch.minimum(ratio * weight, ratio.clamp(1 - clip, 1 + clip) * weight)  # (answers, time)
-    return -((gain * mask).sum(1) / mask.sum(1).clamp(min=1)).mean()
+    drawn = mask.sum(1)  # (answers,)
+    return -((gain * mask).sum(1) / drawn.clamp(min=1)).sum() / (drawn > 0).sum().clamp(min=1)
 
 
 def kl_estimate(log_probs: Tensor, ref_log_probs: Tensor, kind: str = "k3") -> Tensor:

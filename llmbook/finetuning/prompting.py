@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from llmbook.finetuning.batches import collate
-from llmbook.objectives import IGNORE
-from llmbook.transformer import Decoder, Encoder, StackOutput
+from llmbook.objectives import IGNORE, mean_cross_entropy
+from llmbook.transformer import Decoder, Encoder, StackOutput, unwrapped
 
 Ids = Sequence[int]
 
@@ -62,7 +62,7 @@ def answer_log_likelihoods(
     Raises:
         ValueError: an encoder, no prompt or answer, or one without a token.
     """
-    if not isinstance(model, Decoder):
+    if not isinstance(unwrapped(model), Decoder):
         raise ValueError(f"{type(model).__name__} predicts no next token: answer_log_likelihoods takes a Decoder")
     device = next(model.parameters()).device
     prompt_ids, prompt_mask = (part.to(device) for part in _padded(prompts, "prompts"))  # (prompts, time)
@@ -185,8 +185,9 @@ class SoftPrompt(_Prompted):
         """
         prompt = self.prompt.expand(len(input_ids), -1, -1)  # (batch, length, d_model)
         embeddings = torch.cat([prompt, self.model.embeddings(input_ids)], dim=1)  # (batch, length + time, d_model)
-        if isinstance(self.model, Encoder) and self.config.type_vocab_size:
-            embeddings = embeddings + self.model.type_embeddings.weight[0]  # all of them in segment 0
+        model = unwrapped(self.model)
+        if isinstance(model, Encoder) and self.config.type_vocab_size:
+            embeddings = embeddings + model.type_embeddings.weight[0]  # all of them in segment 0
         out = self.model.stack(embeddings, self._widened(input_ids, attention_mask))
         out.last_hidden_state = out.last_hidden_state[:, self.length :]  # (batch, time, d_model)
         return out
@@ -211,8 +212,9 @@ class Prefix(_Prompted):
     def encode(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> StackOutput:
         """Run the model on the tokens after the prefix; their states are ``(batch, time, d_model)``."""
         embeddings = self.model.embeddings(input_ids)  # (batch, time, d_model)
-        if isinstance(self.model, Encoder) and self.config.type_vocab_size:
-            embeddings = embeddings + self.model.type_embeddings.weight[0]
+        model = unwrapped(self.model)
+        if isinstance(model, Encoder) and self.config.type_vocab_size:
+            embeddings = embeddings + model.type_embeddings.weight[0]
         rows = self.prefix[:, :, None].expand(-1, -1, len(input_ids), -1, -1, -1)  # (layers, 2, batch, ...)
         cache = [(keys, values) for keys, values in rows]
         return self.model.stack(embeddings, self._widened(input_ids, attention_mask), past_key_values=cache)
@@ -220,6 +222,7 @@ class Prefix(_Prompted):
 
 def vocabulary_logits(model: Decoder | Encoder, states: Tensor) -> Tensor:
     """Turn last hidden states ``(..., d_model)`` into logits ``(..., vocab)`` with the model's own head."""
+    model = unwrapped(model)
     if isinstance(model, Encoder):
         states = model.transform_norm(F.gelu(model.transform(states)))  # (..., d_model)
     return model.lm_head(states)
@@ -253,7 +256,7 @@ class LabelWords(nn.Module):
         super().__init__()
         self.backbone, self.num_labels, self.reduce = backbone, len(words), reduce
         self.model = backbone.model if isinstance(backbone, _Prompted) else backbone
-        if isinstance(self.model, Encoder) != (mask_token_id is not None):
+        if isinstance(unwrapped(self.model), Encoder) != (mask_token_id is not None):
             raise ValueError("an encoder answers at its mask token, a decoder after the last one: give mask_token_id "
                              "with an encoder, and only there")  # fmt: skip
         flat = [word for label in words for word in label]
@@ -300,4 +303,4 @@ class LabelWords(nn.Module):
                 f"labels run from {int(counted.min())} to {int(counted.max())}, there are words for {self.num_labels}, "
                 f"0 to {self.num_labels - 1}: map the labels, or add words"
             )
-        return SequenceClassifierOutput(loss=F.cross_entropy(logits, labels, ignore_index=IGNORE), logits=logits)
+        return SequenceClassifierOutput(loss=mean_cross_entropy(logits, labels), logits=logits)

@@ -6,8 +6,11 @@ says how fast, a callback says from when on, and ``loss_of`` may compute its gra
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -17,8 +20,8 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from llmbook.finetuning.heads import check_label_range, last_hidden_state, linear_head, pool
-from llmbook.objectives import IGNORE
-from llmbook.transformer import Decoder, Encoder
+from llmbook.objectives import averaged_over, mean_cross_entropy
+from llmbook.transformer import Decoder, Encoder, unwrapped, unwrapped_name
 
 _USED = r"^(?!.*\b(?:transform|transform_norm|lm_head)\b)"  # a task does not use the output layer of the pretraining
 _HEAD = r"^heads?\."  # it is new and always trains
@@ -42,7 +45,7 @@ def train_only(model: nn.Module, *patterns: str) -> int:
     Raises:
         ValueError: no pattern, or one that no name fits.
     """
-    named = list(model.named_parameters())
+    named = _named_parameters(model)
     for pattern in patterns or ("(none)",):
         if not patterns or not any(re.search(pattern, name) for name, _ in named):
             names = _some(name for name, _ in named)
@@ -50,6 +53,11 @@ def train_only(model: nn.Module, *patterns: str) -> int:
     for name, parameter in named:
         parameter.requires_grad_(any(re.search(pattern, name) for pattern in patterns))
     return trainable(model)
+
+
+def _named_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Return the parameters under the names that they have in a model that is not compiled."""
+    return [(unwrapped_name(name), parameter) for name, parameter in unwrapped(model).named_parameters()]
 
 
 def trainable(model: nn.Module) -> int:
@@ -82,8 +90,9 @@ def depth(name: str, num_layers: int) -> int:
 
 
 def _num_layers(model: nn.Module) -> int:
-    backbone = getattr(model, "backbone", None)
-    if not isinstance(backbone, Encoder | Decoder):
+    model = unwrapped(model)
+    backbone = unwrapped(getattr(model, "backbone", model))
+    if backbone is model or not isinstance(backbone, Encoder | Decoder):
         raise ValueError(f"{type(model).__name__} has no backbone with layers: pass a head of llmbook.finetuning")
     return backbone.config.num_layers
 
@@ -109,7 +118,7 @@ def layerwise_optimizers(
         raise ValueError(f"decay={decay}, learning_rate={learning_rate}: above 0, and the decay at most 1")
     layers = _num_layers(model)
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in _named_parameters(model):
         if parameter.requires_grad:
             groups.setdefault((depth(name, layers), parameter.ndim >= 2), []).append(parameter)
     if not groups:
@@ -139,7 +148,7 @@ class Unfreezing:
         if every < 1:
             raise ValueError(f"every={every}: it takes a number of steps from 1 up")
         self.every, self.layers = every, _num_layers(model)
-        self.chosen = [(depth(n, self.layers), p) for n, p in model.named_parameters() if p.requires_grad]
+        self.chosen = [(depth(n, self.layers), p) for n, p in _named_parameters(model) if p.requires_grad]
         self.lowest = self.layers + 1
         self({"step": 0})
 
@@ -157,9 +166,12 @@ def _targets(model: nn.Module, targets: Sequence[str]) -> list[tuple[nn.Module, 
     """Return parent, name in it, and layer for each linear layer whose name ends in a target, as peft finds them."""
     if isinstance(targets, str):
         raise ValueError(f"targets={targets!r}: it takes a list of names, [{targets!r}]")
-    # a layer that is wrapped already goes by its old name, so as to be found and refused
+    model = unwrapped(model)
+    # a layer that is wrapped already goes by its old name, so as to be found and refused; one that stands in several
+    # places is found in each
+    every = model.named_modules(remove_duplicate=False)
     linear = {
-        name.removesuffix(".base"): module for name, module in model.named_modules() if isinstance(module, nn.Linear)
+        unwrapped_name(name).removesuffix(".base"): module for name, module in every if isinstance(module, nn.Linear)
     }
     found = []
     for target in targets:
@@ -176,7 +188,7 @@ def _targets(model: nn.Module, targets: Sequence[str]) -> list[tuple[nn.Module, 
     places = []
     for name in found:
         parent, _, last = name.rpartition(".")
-        places.append((model.get_submodule(parent), last, linear[name]))
+        places.append((unwrapped(model.get_submodule(parent)), last, linear[name]))
     return places
 
 
@@ -197,13 +209,42 @@ class Adapter(nn.Module):
         return hidden + self.up(inner)  # (..., features)
 
 
+class _NotTheWhole(Tensor):
+    """Weights that answer for their properties and refuse to be computed with."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if getattr(func, "__name__", "") != "__get__":
+            raise RuntimeError(
+                "these weights have an adapter behind them, which a computation with the weights alone leaves out: "
+                "call the layer, or use LoRA, which is a change of the weights"
+            )
+        with torch._C.DisableTorchFunctionSubclass():
+            return func(*args, **(kwargs or {}))
+
+
 class AdaptedLinear(nn.Module):
-    """A linear layer with an adapter behind it."""
+    """A linear layer with an adapter behind it.
+
+    It has the names of a linear layer. Its ``weight`` may be asked for type and device and not computed with, which
+    would leave out the adapter: torch's own layers then call this one in place of their fast path.
+    """
 
     def __init__(self, base: nn.Linear, adapter: Adapter) -> None:
         """Keep both."""
         super().__init__()
         self.base, self.adapter = base, adapter
+        self.in_features, self.out_features = base.in_features, base.out_features
+
+    @property
+    def weight(self) -> Tensor:
+        """The layer's weights, to be looked at."""
+        return self.base.weight.detach().as_subclass(_NotTheWhole)
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The layer's bias, to be looked at."""
+        return None if self.base.bias is None else self.base.bias.detach().as_subclass(_NotTheWhole)
 
     def forward(self, features: Tensor) -> Tensor:
         """Transform ``(..., in_features)`` to ``(..., out_features)``."""
@@ -225,20 +266,29 @@ def add_adapters(
         generator: of the first weights; torch's own by default.
 
     Raises:
-        ValueError: a size below 1, a target that matches no linear layer, or a layer that has one already.
+        ValueError: a size below 1, a target that matches no linear layer, a layer that has one already, or one that is
+            never called (of ``nn.MultiheadAttention``).
     """
     if size < 1:
         raise ValueError(f"size={size}: it takes a whole number from 1 up")
-    for parent, name, base in _targets(model, targets):
-        adapter = Adapter(base.out_features, size, generator).to(base.weight)
-        setattr(parent, name, AdaptedLinear(base, adapter))
+    places = _targets(model, targets)
+    if read := next((name for parent, name, _ in places if isinstance(parent, nn.MultiheadAttention)), None):
+        raise ValueError(
+            f"{read} of nn.MultiheadAttention is never called, its weights are read: an adapter behind it would be "
+            "left out; choose another layer, such as linear2, or LoRA"
+        )
+    made: dict[int, AdaptedLinear] = {}
+    for parent, name, base in places:
+        if id(base) not in made:
+            made[id(base)] = AdaptedLinear(base, Adapter(base.out_features, size, generator).to(base.weight))
+        setattr(parent, name, made[id(base)])
     train_only(model, *_that_fit(model, CHOICES["adapters"]))
     return model
 
 
 def _that_fit(model: nn.Module, patterns: Sequence[str]) -> list[str]:
     """Leave out patterns that no parameter fits: a bare encoder has no head."""
-    names = [name for name, _ in model.named_parameters()]
+    names = [name for name, _ in _named_parameters(model)]
     return [pattern for pattern in patterns if any(re.search(pattern, name) for name in names)]
 
 
@@ -246,6 +296,7 @@ class LoRALinear(nn.Module):
     r"""A linear layer and a change of rank ``r`` beside it (Hu et al. 2022, arXiv:2106.09685).
 
     ``y = W x + b + (alpha / r) B A x`` with ``A`` of shape ``(rank, in_features)`` and ``B`` ``(out_features, rank)``.
+    It has the names of a linear layer, for code that reads the weights in place of calling it, as torch's attention.
     """
 
     def __init__(self, base: nn.Linear, rank: int, alpha: float, generator: torch.Generator | None = None) -> None:
@@ -255,6 +306,17 @@ class LoRALinear(nn.Module):
         self.lora_A = nn.Parameter(base.weight.new_empty(rank, base.in_features))  # (rank, in_features)
         self.lora_B = nn.Parameter(base.weight.new_zeros(base.out_features, rank))  # (out_features, rank)
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5), generator=generator)
+        self.in_features, self.out_features = base.in_features, base.out_features
+
+    @property
+    def weight(self) -> Tensor:
+        """The weights with the change, ``(out_features, in_features)``, computed anew each time."""
+        return self.base.weight + self.scale * self.lora_B @ self.lora_A
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The layer's bias ``(out_features,)``."""
+        return self.base.bias
 
     def forward(self, features: Tensor) -> Tensor:
         """Transform ``(..., in_features)`` to ``(..., out_features)``."""
@@ -263,9 +325,11 @@ class LoRALinear(nn.Module):
 
     @torch.no_grad()
     def merged(self) -> nn.Linear:
-        """Return the linear layer with the change added to its weights."""
-        self.base.weight += self.scale * self.lora_B @ self.lora_A  # (out_features, in_features)
-        return self.base
+        """Return a linear layer with the change added to its weights, its own where the base's are tied."""
+        layer = copy.copy(self.base)
+        layer._parameters = dict(self.base._parameters)  # a copy's table is the original's
+        layer.weight = nn.Parameter(self.weight, requires_grad=False)  # (out_features, in_features)
+        return layer
 
 
 def add_lora(
@@ -290,8 +354,11 @@ def add_lora(
         raise ValueError(
             f"rank={rank}, alpha={alpha}: the rank takes 1 to {largest}, the smallest layer's, alpha a number above 0"
         )
+    made: dict[int, LoRALinear] = {}
     for parent, name, base in places:
-        setattr(parent, name, LoRALinear(base, rank, alpha, generator))
+        if id(base) not in made:
+            made[id(base)] = LoRALinear(base, rank, alpha, generator)
+        setattr(parent, name, made[id(base)])
     train_only(model, *_that_fit(model, CHOICES["lora"]))
     return model
 
@@ -299,17 +366,34 @@ def add_lora(
 def merge_lora(model: nn.Module) -> nn.Module:
     """Add each change to its layer's weights and take LoRA out, in place; return the model, as fast as before.
 
-    The weights stay frozen; :func:`train_only` chooses anew.
+    The weights stay frozen; :func:`train_only` chooses anew. A head whose weights are those of the embeddings gets its
+    own, since only it has changed; the book's decoders and encoders say so in their ``config``.
 
     Raises:
-        ValueError: there is no LoRA in it.
+        ValueError: there is no LoRA in it, or it is on a layer that a model of ``transformers`` ties to its embeddings.
     """
-    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, LoRALinear)]
+    inner = unwrapped(model)
+    every = inner.named_modules(remove_duplicate=False)
+    layers = [(unwrapped_name(name), module) for name, module in every if isinstance(module, LoRALinear)]
     if not layers:
         raise ValueError("the model has no LoRA to merge: call add_lora first")
+    holders = Counter(id(p) for module in inner.modules() for p in module._parameters.values() if p is not None)
+    tied = [name for name, module in layers if holders[id(module.base.weight)] > 1]
+    if tied and getattr(getattr(inner, "config", None), "tie_word_embeddings", False):
+        raise ValueError(
+            f"{tied[0]} shares its weights with the embeddings, and tie_word_embeddings=True makes them one again when "
+            "the model is saved and opened: leave LoRA beside it, or untie the model before add_lora"
+        )
+    made: dict[int, nn.Linear] = {}
     for name, module in layers:
         parent, _, last = name.rpartition(".")
-        setattr(model.get_submodule(parent), last, module.merged())
+        if id(module) not in made:
+            made[id(module)] = module.merged()
+        setattr(unwrapped(inner.get_submodule(parent)), last, made[id(module)])
+    for module in inner.modules():  # an encoder-decoder's config says how it scales as well, and stays
+        if isinstance(module, Decoder | Encoder) and module.config.tie_embeddings:
+            tied_still = module.lm_head.weight is module.embeddings.weight
+            module.config = dataclasses.replace(module.config, tie_embeddings=tied_still)
     return model
 
 
@@ -332,7 +416,7 @@ class MultiTaskClassifier(nn.Module):
         if not num_labels:
             raise ValueError("num_labels is empty: give the number of labels of each task")
         self.backbone, self.num_labels = backbone, tuple(num_labels)
-        self.pooling = "mean" if isinstance(backbone, Encoder) else "last"
+        self.pooling = "mean" if isinstance(unwrapped(backbone), Encoder) else "last"
         self.dropout, self.heads = nn.Dropout(dropout), nn.ModuleList(linear_head(backbone, n) for n in num_labels)
 
     def forward(
@@ -367,11 +451,11 @@ class MultiTaskClassifier(nn.Module):
             return SequenceClassifierOutput(logits=logits)
         for number, size in enumerate(self.num_labels):
             check_label_range(labels[task == number], size)
-        return SequenceClassifierOutput(loss=F.cross_entropy(logits, labels, ignore_index=IGNORE), logits=logits)
+        return SequenceClassifierOutput(loss=mean_cross_entropy(logits, labels), logits=logits)
 
 
 def task_losses(model: nn.Module, batch: Any) -> list[Tensor]:
-    """Return the loss of each task that a batch has, each the mean over its rows; each has a graph of its own."""
+    """Return the loss of each task that a batch has, each the mean over its labelled rows; each has its own graph."""
     losses = []
     for number in batch["task"].unique().tolist():
         chosen = batch["task"] == number  # (batch,)
@@ -381,7 +465,7 @@ def task_losses(model: nn.Module, batch: Any) -> list[Tensor]:
 
 def shared_parameters(model: nn.Module) -> list[nn.Parameter]:
     """Return the backbone's parameters that train: what the tasks share."""
-    return [p for name, p in model.named_parameters() if p.requires_grad and not re.match(_HEAD, name)]
+    return [p for name, p in _named_parameters(model) if p.requires_grad and not re.match(_HEAD, name)]
 
 
 def gradients(loss: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
@@ -413,15 +497,16 @@ def without_conflict(vectors: Sequence[Tensor], generator: torch.Generator | Non
     return changed
 
 
+@averaged_over(None)
 def surgery_loss(model: nn.Module, batch: Any) -> Tensor:
     """Return the sum of the tasks' losses with PCGrad's gradient for what they share: ``loss_of`` of ``training.fit``.
 
     The value is the sum of the losses. Its gradient with respect to the shared parameters is the sum of
     :func:`without_conflict`'s, with respect to the heads the usual one: it is computed here, and put behind a linear
-    function of the parameters that has it.
+    function of the parameters that has it. It needs the tasks' rows together: ``Settings.accumulate`` has to be 1.
     """
     shared = shared_parameters(model)
-    heads = [p for name, p in model.named_parameters() if p.requires_grad and re.match(_HEAD, name)]
+    heads = [p for name, p in _named_parameters(model) if p.requires_grad and re.match(_HEAD, name)]
     number = sum(p.numel() for p in shared)
     losses = task_losses(model, batch)
     raw = [gradients(loss, [*shared, *heads]) for loss in losses]

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from llmbook.metrics.checks import References, at_least, choice, clipped, count_ngrams, paired, several
+from llmbook.metrics.checks import References, at_least, choice, clipped, count_ngrams, texts
 
 SMOOTHINGS = {"none": 0.0, "floor": 0.1, "add-k": 1.0, "exp": 0.0}  # with the value that each takes by default
 
@@ -128,14 +128,14 @@ def bleu(
         effective_order: leave out orders longer than the text; advisable for single sentences.
         lowercase: whether case is ignored.
     """
-    paired(predictions, references)
+    given_texts, allowed_texts = texts(predictions, references)
     choice("smoothing", smoothing, tuple(SMOOTHINGS))
     at_least("max_order", max_order, 1)
     if isinstance(tokenize, str):
         choice("tokenize", tokenize, tuple(TOKENIZERS))
         tokenize = TOKENIZERS[tokenize]
     matches, totals, lengths = [0] * max_order, [0] * max_order, [0, 0]
-    for text, others in zip(predictions, several(references), strict=True):
+    for text, others in zip(given_texts, allowed_texts, strict=True):
         given = tokenize(text.lower() if lowercase else text)
         allowed = [tokenize(other.lower() if lowercase else other) for other in others]
         for n, found in enumerate(_count(given, allowed, max_order)):

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from llmbook.metrics.checks import References, at_least, harmonic, paired, several
+from llmbook.metrics.checks import References, at_least, harmonic, texts
 
 _PUNCTUATION = set("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")
 
@@ -72,13 +72,13 @@ def chrf(
         lowercase: whether case is ignored.
         keep_spaces: whether white space counts as a character.
     """
-    paired(predictions, references)
+    given_texts, allowed_texts = texts(predictions, references)
     at_least("char_order", char_order, 1)
     at_least("word_order", word_order, 0)
     totals = [[0, 0, 0] for _ in range(char_order + word_order)]
-    for text, others in zip(predictions, several(references), strict=True):
-        texts = [each.lower() if lowercase else each for each in (text, *others)]
-        given, *allowed = (_grams(each, char_order, word_order, keep_spaces) for each in texts)
+    for text, others in zip(given_texts, allowed_texts, strict=True):
+        lines = [each.lower() if lowercase else each for each in (text, *others)]
+        given, *allowed = (_grams(each, char_order, word_order, keep_spaces) for each in lines)
         found = [_compare(given, right) for right in allowed]
         best = found[0] if len(found) == 1 else max(found, key=lambda counts: _f_score(counts, beta))
         for total, row in zip(totals, best, strict=True):

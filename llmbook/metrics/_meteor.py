@@ -7,7 +7,7 @@ The third stage matches synonyms from WordNet, which has to be downloaded; it is
 from collections.abc import Callable, Sequence
 
 from llmbook.metrics._rouge import stem
-from llmbook.metrics.checks import References, paired, several
+from llmbook.metrics.checks import References, texts
 
 
 def _match(given: dict[int, str], right: dict[int, str]) -> list[tuple[int, int]]:
@@ -71,12 +71,12 @@ def meteor(
         gamma: the largest penalty, from 0 to 1.
         tokenize: a function from a text to its words.
     """
-    paired(predictions, references)
+    given_texts, allowed_texts = texts(predictions, references)
     for name, value in (("alpha", alpha), ("gamma", gamma)):
         if not 0 <= value <= 1:
             raise ValueError(f"{name}={value}: it takes a number from 0 to 1")
     scores = []
-    for text, others in zip(predictions, several(references), strict=True):
+    for text, others in zip(given_texts, allowed_texts, strict=True):
         words = [[word.lower() for word in tokenize(each)] for each in (text, *others)]
         scores.append(max(_meteor(words[0], right, alpha, beta, gamma) for right in words[1:]))
     return scores

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from llmbook.metrics.checks import References, Score, clipped, count_ngrams, harmonic, paired, several
+from llmbook.metrics.checks import References, Score, clipped, count_ngrams, harmonic, texts
 
 _OTHER = re.compile(r"[^a-z0-9]+")
 
@@ -128,7 +128,7 @@ def rouge(
     Returns:
         For each kind one score for each prediction.
     """
-    paired(predictions, references)
+    given_texts, allowed_texts = texts(predictions, references)
     orders = {kind: _order(kind) for kind in kinds}
     cut = tokenize or (lambda text: rouge_tokens(text, stemmed))
     whole, lines = any(kind != "rougeLsum" for kind in kinds), "rougeLsum" in orders
@@ -144,7 +144,7 @@ def rouge(
         return _rouge_n(mine[0], yours[0], orders[kind])
 
     results: dict[str, list[Score]] = {kind: [] for kind in kinds}
-    for text, others in zip(predictions, several(references), strict=True):
+    for text, others in zip(given_texts, allowed_texts, strict=True):
         mine, allowed = parts(text), [parts(other) for other in others]
         for kind in kinds:
             results[kind].append(max((score(kind, mine, yours) for yours in allowed), key=lambda found: found.f1))

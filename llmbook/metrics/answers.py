@@ -5,7 +5,7 @@ import string
 from collections import Counter
 from collections.abc import Sequence
 
-from llmbook.metrics.checks import References, harmonic, paired, several
+from llmbook.metrics.checks import References, harmonic, texts
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -18,11 +18,11 @@ def normalize_answer(text: str) -> str:
 
 def exact_match(predictions: Sequence[str], references: References) -> float:
     """Share of predictions that equal one of their references after :func:`normalize_answer`, from 0 to 1."""
-    paired(predictions, references)
+    given, references_of = texts(predictions, references)
     hits = 0
-    for prediction, allowed in zip(predictions, several(references), strict=True):
+    for prediction, allowed in zip(given, references_of, strict=True):
         hits += normalize_answer(prediction) in map(normalize_answer, allowed)
-    return hits / len(predictions)
+    return hits / len(given)
 
 
 def _token_f1(prediction: str, reference: str) -> float:
@@ -38,6 +38,6 @@ def answer_f1(predictions: Sequence[str], references: References) -> float:
 
     An answer that is empty after normalising scores 1 against another empty one and 0 otherwise, as in SQuAD 2.0.
     """
-    paired(predictions, references)
-    pairs = zip(predictions, several(references), strict=True)
-    return sum(max(_token_f1(given, right) for right in allowed) for given, allowed in pairs) / len(predictions)
+    texts_given, references_of = texts(predictions, references)
+    pairs = zip(texts_given, references_of, strict=True)
+    return sum(max(_token_f1(given, right) for right in allowed) for given, allowed in pairs) / len(texts_given)

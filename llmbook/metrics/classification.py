@@ -1,19 +1,15 @@
 """Accuracy, precision, recall and F1 from one table of counts (chapter 16)."""
 
+import operator
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from llmbook.metrics.checks import Score, choice, paired
+from llmbook.metrics.checks import Score, choice, listed, paired, plain, whole
 
 AVERAGES = ("macro", "micro", "weighted")
-
-
-def _plain(labels: Any) -> list[Hashable]:
-    """Labels as Python objects: arrays and tensors hash their elements slowly or not by value."""
-    return labels.tolist() if hasattr(labels, "tolist") else list(labels)
 
 
 def confusion(
@@ -22,7 +18,7 @@ def confusion(
     """Count how often each label was predicted where each label was right.
 
     Args:
-        predictions: one label for each item; anything hashable, or an array.
+        predictions: one label for each item; anything hashable, or an array. A missing one is refused.
         references: the right labels, as many.
         labels: the labels in the order wanted; by default all that occur, sorted. It may name labels that do not
             occur, and has to name all that do.
@@ -30,12 +26,15 @@ def confusion(
     Returns:
         The labels, and counts ``(reference label, predicted label)``.
     """
-    given, right = _plain(predictions), _plain(references)
-    paired(given, right)
+    given, right = paired(listed(predictions), listed(references))
     pairs = Counter(zip(right, given, strict=True))
     occurring = {label for pair in pairs for label in pair}
+    if not set(map(type, occurring)) <= {str, int, bool}:  # few are looked at, all only where there is a reason to
+        given, right = whole("predictions", given), whole("references", right)
+        pairs = Counter(zip(right, given, strict=True))
+        occurring = {label for pair in pairs for label in pair}
     try:
-        names = sorted(occurring) if labels is None else _plain(labels)  # type: ignore[type-var]
+        names = sorted(occurring) if labels is None else plain(labels)  # type: ignore[type-var]
     except TypeError as error:
         raise ValueError("labels of different kinds have no order: pass labels=[...] in the order wanted") from error
     index = {label: number for number, label in enumerate(names)}
@@ -51,9 +50,9 @@ def confusion(
 
 def accuracy(predictions: Sequence[Any], references: Sequence[Any]) -> float:
     """Share of items whose predicted label is the right one, from 0 to 1."""
-    given, right = _plain(predictions), _plain(references)
+    given, right = whole("predictions", predictions), whole("references", references)
     paired(given, right)
-    return sum(map(lambda a, b: a == b, given, right)) / len(right)
+    return float(sum(map(operator.eq, given, right)) / len(right))
 
 
 def _divide(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
-from llmbook.metrics.checks import paired
+from llmbook.metrics.checks import text_pairs, whole
 
 
 class Edit(NamedTuple):
@@ -23,7 +23,25 @@ def edit_distance(prediction: Sequence[Hashable], reference: Sequence[Hashable])
     Args:
         prediction: any sequence of hashable items: a text is a sequence of characters.
         reference: likewise. The distance is symmetric.
+
+    Raises:
+        ValueError: an item that is missing: ``None``, NaN or the like.
     """
+    return _distance(*_by_value(prediction, reference))
+
+
+def _by_value(prediction: Sequence[Hashable], reference: Sequence[Hashable]) -> tuple[Sequence, Sequence]:
+    """Return sequences whose items are hashed by value, none missing; those of texts and whole numbers are already."""
+    if isinstance(prediction, str) and isinstance(reference, str):
+        return prediction, reference
+    known = isinstance(prediction, list) and isinstance(reference, list)
+    if known and {*map(type, prediction), *map(type, reference)} <= {str, int}:
+        return prediction, reference
+    return whole("prediction", prediction), whole("reference", reference)
+
+
+def _distance(prediction: Sequence[Hashable], reference: Sequence[Hashable]) -> int:
+    """Compute :func:`edit_distance` of sequences whose items are hashed by value."""
     start, end_a, end_b = 0, len(prediction), len(reference)
     while start < end_a and start < end_b and prediction[start] == reference[start]:
         start += 1
@@ -67,7 +85,11 @@ def align(prediction: Sequence[Hashable], reference: Sequence[Hashable]) -> list
     Args:
         prediction: any sequence of hashable items.
         reference: likewise.
+
+    Raises:
+        ValueError: an item that is missing, see :func:`edit_distance`.
     """
+    prediction, reference = _by_value(prediction, reference)
     table = [list(range(len(prediction) + 1))]  # table[i][j]: first i items of the reference, j of the prediction
     for i, item in enumerate(reference, 1):
         above, row = table[-1], [i]
@@ -93,7 +115,7 @@ def _error_rate(predictions: list[Sequence[str]], references: list[Sequence[str]
     total = sum(map(len, references))
     if not total:
         raise ValueError(f"the references are empty, so the errors have no {unit}s to be divided by: leave them out")
-    return sum(map(edit_distance, predictions, references)) / total
+    return sum(map(_distance, predictions, references)) / total
 
 
 def word_error_rate(predictions: Sequence[str], references: Sequence[str]) -> float:
@@ -103,8 +125,8 @@ def word_error_rate(predictions: Sequence[str], references: Sequence[str]) -> fl
         predictions: texts; a word is what stands between white space.
         references: one text for each prediction, at least one of them not empty.
     """
-    paired(predictions, references)
-    return _error_rate([text.split() for text in predictions], [text.split() for text in references], "word")
+    given, right = text_pairs(predictions, references)
+    return _error_rate([text.split() for text in given], [text.split() for text in right], "word")
 
 
 def character_error_rate(predictions: Sequence[str], references: Sequence[str]) -> float:
@@ -114,5 +136,5 @@ def character_error_rate(predictions: Sequence[str], references: Sequence[str]) 
         predictions: texts; white space at their ends does not count.
         references: one text for each prediction, at least one of them not empty.
     """
-    paired(predictions, references)
-    return _error_rate([text.strip() for text in predictions], [text.strip() for text in references], "character")
+    given, right = text_pairs(predictions, references)
+    return _error_rate([text.strip() for text in given], [text.strip() for text in right], "character")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from llmbook.metrics.checks import Score, harmonic, paired
+from llmbook.metrics.checks import Score, harmonic, numbers, text_pairs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -70,7 +70,7 @@ def greedy_matching(
         Precision (mean over the prediction), recall (over the reference) and F1, each at most 1; 0 where a side has no
         token, or none with a weight.
     """
-    sides = [np.asarray(side, dtype=np.float64) for side in (prediction, reference)]
+    sides = [numbers("prediction", prediction), numbers("reference", reference)]
     if any(side.ndim != 2 for side in sides) or sides[0].shape[1] != sides[1].shape[1]:
         shapes = " and ".join(str(side.shape) for side in sides)
         raise ValueError(f"vectors of shapes {shapes}: give two arrays (tokens, d) with the same d")
@@ -79,7 +79,7 @@ def greedy_matching(
     similarity = _unit(sides[0]) @ _unit(sides[1]).T  # (prediction tokens, reference tokens)
     means: list[float] = []
     for best, weights in ((similarity.max(1), prediction_weights), (similarity.max(0), reference_weights)):
-        weight = np.ones(len(best)) if weights is None else np.asarray(weights, dtype=np.float64)
+        weight = np.ones(len(best)) if weights is None else numbers("weights", weights)
         if weight.shape != best.shape:
             raise ValueError(f"{weight.shape} weights for {len(best)} tokens: give one for each")
         total = weight.sum()
@@ -101,9 +101,9 @@ def embedding_score(
         embed: the model, a function from texts to tokens and their vectors; see :func:`hidden_states`.
         idf: weights of the tokens, see :func:`inverse_document_frequency`; by default all weigh the same.
     """
-    paired(predictions, references)
+    given, right = text_pairs(predictions, references)
     scores = []
-    for (tokens, vectors), (others, wanted) in zip(embed(predictions), embed(references), strict=True):
+    for (tokens, vectors), (others, wanted) in zip(embed(given), embed(right), strict=True):
         weights = [None, None] if idf is None else [[idf[token] for token in side] for side in (tokens, others)]
         scores.append(greedy_matching(vectors, wanted, *weights))
     return scores

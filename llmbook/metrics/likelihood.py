@@ -5,6 +5,8 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
+from llmbook.metrics.checks import as_numbers, refuse_missing
+
 
 def perplexity(log_probs: ArrayLike) -> float:
     """Perplexity of a text: the inverse geometric mean of the probabilities of its tokens (chapter 1).
@@ -16,10 +18,13 @@ def perplexity(log_probs: ArrayLike) -> float:
         A number of tokens, at least 1: the size of the uniform choice that would be as surprising. It depends on
         how the text was cut into tokens, so it compares models of one tokenizer only; see :func:`bits_per_byte`.
     """
-    values = np.asarray(log_probs, dtype=np.float64)
+    values = as_numbers("log_probs", log_probs)
     if values.size == 0:
         raise ValueError("perplexity of no token at all: log_probs is empty; give at least one log-probability")
-    return float(np.exp(-values.mean()))
+    mean = values.mean()
+    if np.isnan(mean):
+        refuse_missing("log_probs", values)
+    return float(np.exp(-mean))
 
 
 def bits_per_byte(log_probs: ArrayLike, num_bytes: int) -> float:
@@ -35,4 +40,8 @@ def bits_per_byte(log_probs: ArrayLike, num_bytes: int) -> float:
     """
     if num_bytes < 1:
         raise ValueError(f"num_bytes={num_bytes}: it takes the text's length in UTF-8 bytes, at least 1")
-    return float(-np.asarray(log_probs, dtype=np.float64).sum() / math.log(2) / num_bytes)
+    values = as_numbers("log_probs", log_probs)
+    total = values.sum()
+    if np.isnan(total):
+        refuse_missing("log_probs", values)
+    return float(-total / math.log(2) / num_bytes)
