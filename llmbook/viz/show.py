@@ -100,7 +100,8 @@ def show_attention(
             raise ValueError("the neuron view needs queries and keys, hence a model: pass (model, inputs)")
         found = [given_attention(attention, tokens, key_tokens)]
     else:
-        found = read_attention(model, inputs, tokenizer, tokens, key_tokens, vectors=view == "neuron")
+        only = part or {"figure": "cross", "arcs": "decoder", "neuron": "decoder"}.get(view)
+        found = read_attention(model, inputs, tokenizer, tokens, key_tokens, view == "neuron", only)
     chosen = [one.select(layers, heads) for one in choose_parts(found, part, view)]
     for one in chosen:
         check_size(one, view)
@@ -154,5 +155,11 @@ def check_size(one: Attention, view: str) -> None:
 def arcs(one: Attention, label: str, words: Mapping[str, str]) -> AttentionView:
     """Return the book's own view of one layer."""
     if not one.one_layer:
-        raise ValueError(f"view='arcs' shows one layer and there are {len(one.layers)}: choose one, as layers=0")
+        raise ValueError(
+            f"view='arcs' shows one layer and there are {len(one.layers)}: choose one, as layers={one.layers[0]}"
+        )
+    if len(one.keys) > len(one.queries):
+        raise ValueError(
+            f"view='arcs' shows a text attending to itself, not to {one.keys[-1]} as well: use view='head'"
+        )
     return attention_view(one.queries, one.weights[0], label, words["head"], heads=one.heads)
