@@ -105,17 +105,17 @@ class SymbolTokenizer {
   constructor({symbols, start}) {
     Object.assign(this, {vocab: symbols, start, end: [], mask: null, special: new Set(start)});
     this.ids = new Map(symbols.map((symbol, id) => [symbol, id]));
-    this.longest = Math.max(...symbols.map((symbol) => symbol.length));
+    this.longest = Math.max(...symbols.map((symbol) => Array.from(symbol).length));
   }
 
   // The longest symbol that fits, from left to right; blanks separate symbols where they are none themselves.
   encode(text) {
-    const ids = [];
-    for (let at = 0; at < text.length; ) {
-      let length = Math.min(this.longest, text.length - at);
-      while (length && !this.usable(text.slice(at, at + length))) length--;
-      if (length) ids.push(this.ids.get(text.slice(at, at + length)));
-      else if (text[at].trim()) throw new Problem("unknown", {symbol: String.fromCodePoint(text.codePointAt(at))});
+    const points = Array.from(text), ids = []; // code points: a character outside the BMP has two units
+    for (let at = 0; at < points.length; ) {
+      let length = Math.min(this.longest, points.length - at);
+      while (length && !this.usable(points.slice(at, at + length).join(""))) length--;
+      if (length) ids.push(this.ids.get(points.slice(at, at + length).join("")));
+      else if (!blank(points[at])) throw new Problem("unknown", {symbol: points[at]});
       at += length || 1;
     }
     return ids;
@@ -130,7 +130,7 @@ class SymbolTokenizer {
   }
 
   single() {
-    return this.vocab.every((symbol, id) => symbol.length === 1 || this.special.has(id));
+    return this.vocab.every((symbol, id) => Array.from(symbol).length === 1 || this.special.has(id));
   }
 
   show(id) {
@@ -138,9 +138,14 @@ class SymbolTokenizer {
   }
 }
 
+// Whether a text is nothing but white space, as Python's str.isspace has it.
+function blank(text) {
+  return !new RegExp(`[^${BLANK}\\x1c-\\x1f]`, "u").test(text);
+}
+
 export function visible(token) {
   const marked = (text) => text.replace(/\n/g, "↵").replace(/\t/g, "⇥").replace(/\r/g, "␍");
-  if (!new RegExp(`[^${BLANK}\\x1c-\\x1f]`, "u").test(token)) return marked(token).replace(/ /g, "␣");
+  if (blank(token)) return marked(token).replace(/ /g, "␣");
   return marked(token.replace(/^ +| +$/g, ""));
 }
 
