@@ -32,7 +32,6 @@ SMALL = {
     "vocab_size": 64, "num_key_value_heads": 2, "num_experts_per_tok": 2, "pad_token_id": 0, "bos_token_id": 1,
     "eos_token_id": 2, "sep_token_id": 2, "decoder_start_token_id": 1,
 }  # fmt: skip
-HYBRID = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 1, "mamba_d_state": 8}
 
 DECODERS = [
     "bitnet", "bloom", "biogpt", "cohere", "cohere2", "ctrl", "gemma", "gemma2", "gemma3_text", "glm4", "gpt2",
@@ -157,3 +156,95 @@ def test_attention_that_is_none_over_the_tokens_is_refused_in_a_sentence(name):
     with pytest.raises(ValueError, match=reason) as raised:
         viz.show_attention(model, inputs_of(model), part="encoder" if name in ("longt5", "pegasus_x") else None)
     assert len(str(raised.value)) < 400 and "\n" not in str(raised.value)
+
+
+def test_sink_is_a_key_of_its_own():
+    model = tiny("gpt_oss", sliding_window=4).eval()
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.sinks.fill_(1.0)
+    (part,) = viz.read_attention(model, IDS)
+    assert part.keys == [*part.queries, "[sink]"]
+    assert_distributions(part)
+    assert np.triu(part.weights[..., :12], 1).max() < 1e-6, "the tokens keep their places"
+    shares = part.weights[..., 12]
+    assert (shares > 0.05).all() and np.allclose(shares[:, :, 0], np.e / (np.e + 1), atol=0.1), "scores are near 0"
+    for view in ("figure", "head", "model"):
+        viz.show_attention(model, IDS, view=view, layers=1)
+    for view, reason in (("arcs", r"not to \[sink\] as well"), ("neuron", "does not pass them to")):
+        with pytest.raises(ValueError, match=reason):
+            viz.show_attention(model, IDS, view=view, layers=1)
+
+
+@pytest.mark.parametrize(("name", "count"), [("longformer", 12), ("longformer", 5), ("led", 12)])
+def test_offsets_in_a_window_are_put_at_their_keys(name, count):
+    model = tiny(name, attention_window=4).eval()  # two keys on each side; 5 offsets fit 5 keys by their number alone
+    ids = IDS[:count]
+    part = viz.read_attention(model, (ids, TARGET) if name == "led" else ids)[0]
+    assert_distributions(part)
+    attention = next(
+        module for key, module in model.named_modules() if key.endswith("self") or "longformer_self" in key
+    )
+    attention = getattr(attention, "longformer_self_attn", attention)
+    seen = {}
+    attention.register_forward_hook(lambda _, inputs, options, __: seen.update(options), with_kwargs=True)
+    with torch.no_grad():
+        model(ids[None], **({"decoder_input_ids": TARGET[None]} if name == "led" else {}))
+        hidden = seen["hidden_states"][0, :count] if "hidden_states" in seen else None
+    if hidden is None:
+        return
+    query, key = (layer(hidden).view(count, 4, 8).transpose(0, 1) for layer in (attention.query, attention.key))
+    distance = (torch.arange(count)[:, None] - torch.arange(count)).abs()
+    scores = (query @ key.mT / 8**0.5).masked_fill(distance > 2, -torch.inf)  # (heads, query, key)
+    assert np.allclose(part.weights[0], scores.softmax(-1).detach(), atol=1e-5)
+
+
+def test_global_attention_beside_a_window_is_refused():
+    from transformers import LongformerForSequenceClassification
+
+    config = AutoConfig.for_model("longformer", **{key: SMALL[key] for key in (
+        "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "pad_token_id",
+        "max_position_embeddings")}, attention_window=4)  # fmt: skip
+    with pytest.raises(ValueError, match="beside them, those of global tokens"):
+        viz.read_attention(LongformerForSequenceClassification(config), IDS[:6])
+
+
+def test_sparse_blocks_that_leave_weight_out_are_refused():
+    model = tiny("big_bird", attention_type="block_sparse", block_size=4, num_random_blocks=1)
+    with pytest.raises(ValueError, match=r"no distributions over the tokens \(one sums to 0\.\d+\), as sparse blocks"):
+        viz.read_attention(model, torch.randint(3, 60, (1, 100), generator=torch.Generator().manual_seed(0)))
+
+
+def test_model_that_needs_more_than_ids_is_refused_in_a_sentence():
+    with pytest.raises(ValueError, match=r"BertForMaskedLM does not run on these 2 ids alone: IndexError index out of"):
+        viz.read_attention(tiny("bert"), torch.tensor([3, 64]))
+    model = tiny("bert")
+    model.main_input_name = "pixel_values"
+    with pytest.raises(ValueError, match="BertForMaskedLM reads pixel_values, not the ids of a text"):
+        viz.read_attention(model, IDS)
+
+
+def test_parts_of_a_model_keep_the_attention_they_had():
+    model = tiny("mpt")
+    assert model.config.attn_config._attn_implementation is None, "it never chose"
+    viz.read_attention(model, IDS)
+    assert model.config.attn_config._attn_implementation is None
+    model = tiny("llama")
+    model.set_attn_implementation("sdpa")
+    viz.read_attention(model, IDS, vectors=True)
+    assert {module.config._attn_implementation for module in model.modules() if hasattr(module, "config")} == {"sdpa"}
+
+
+def test_part_alone_is_read_where_another_cannot_be_drawn():
+    model = tiny("longt5", local_radius=3)
+    (part,) = viz.read_attention(model, (IDS, TARGET), part="cross")
+    assert part.name == "cross" and part.weights.shape[2:] == (5, 12)
+    assert viz.show_attention(model, (IDS, TARGET)).axes, "the figure's default is the cross-attention"
+    with pytest.raises(ValueError, match="part='crosss': it takes 'encoder', 'decoder', 'cross'"):
+        viz.read_attention(model, (IDS, TARGET), part="crosss")
+
+
+def test_layers_of_a_tuple_keep_their_numbers():
+    weights = torch.full((1, 2, 3, 3), 1 / 3)
+    figure = viz.show_attention(attention=(None, weights, None, weights), tokens="abc")
+    assert [ax.get_ylabel() for ax in figure.axes if ax.get_ylabel().startswith("Layer")] == ["Layer 1", "Layer 3"]

@@ -296,22 +296,35 @@ def _as_for_reading(model: Any, implementation: str) -> Iterator[None]:
 
     training = [module for module in model.modules() if module.training]
     switched = hasattr(model, "set_attn_implementation")
-    if switched:
-        subs = {
-            key: sub for key in model.config.sub_configs or () if (sub := getattr(model.config, key, None)) is not None
-        }
-        before = {"": model.config._attn_implementation} | {key: sub._attn_implementation for key, sub in subs.items()}
+    before = [(config, config._attn_implementation) for config in _configurations(model)] if switched else []
     try:
         model.eval()
-        if switched:
+        if switched and getattr(model, "_can_set_attn_implementation", lambda: True)():
             model.set_attn_implementation(implementation)
+        elif (
+            switched
+        ):  # an older class, as Falcon's, which would go on as it is, with a mask for another implementation
+            model.config._attn_implementation = implementation
         with torch.no_grad():
             yield
     finally:
         for module in training:
             module.training = True
-        if switched:  # a part that never chose, as MPT's, cannot choose None
-            for key, sub in subs.items():
-                if before[key] is None:
-                    sub._attn_implementation = None
-            model.set_attn_implementation(before)
+        for config, chosen in before:
+            config._attn_implementation = chosen
+
+
+def _configurations(model: Any) -> list[Any]:
+    """Return the configurations that say which attention a model and its parts compute, each after what holds it."""
+    found: dict[int, Any] = {}
+
+    def add(config: Any) -> None:
+        if hasattr(config, "_attn_implementation") and id(config) not in found:
+            found[id(config)] = config
+            for key in config.sub_configs or ():
+                add(getattr(config, key, None))
+
+    add(model.config)
+    for module in model.modules():
+        add(getattr(module, "config", None))
+    return list(found.values())
