@@ -1,7 +1,6 @@
 """The attention of every architecture that a reader may bring is drawn at the keys that are named, or refused."""
 
 import inspect
-import re
 
 import numpy as np
 import pytest
@@ -182,17 +181,19 @@ def test_offsets_in_a_window_are_put_at_their_keys(name, count):
     ids = IDS[:count]
     part = viz.read_attention(model, (ids, TARGET) if name == "led" else ids)[0]
     assert_distributions(part)
-    attention = next(
-        module for key, module in model.named_modules() if key.endswith("self") or "longformer_self" in key
-    )
-    attention = getattr(attention, "longformer_self_attn", attention)
-    seen = {}
-    attention.register_forward_hook(lambda _, inputs, options, __: seen.update(options), with_kwargs=True)
+    if name == "led":
+        attention = model.led.encoder.layers[0].self_attn.longformer_self_attn
+    else:
+        attention = model.longformer.encoder.layer[0].attention.self
+    seen = []
+
+    def look(_, inputs, options, output):
+        seen.append(options["hidden_states"] if "hidden_states" in options else inputs[0])
+
+    attention.register_forward_hook(look, with_kwargs=True)
     with torch.no_grad():
         model(ids[None], **({"decoder_input_ids": TARGET[None]} if name == "led" else {}))
-        hidden = seen["hidden_states"][0, :count] if "hidden_states" in seen else None
-    if hidden is None:
-        return
+    hidden = seen[0][0, :count]
     query, key = (layer(hidden).view(count, 4, 8).transpose(0, 1) for layer in (attention.query, attention.key))
     distance = (torch.arange(count)[:, None] - torch.arange(count)).abs()
     scores = (query @ key.mT / 8**0.5).masked_fill(distance > 2, -torch.inf)  # (heads, query, key)
