@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 from safetensors.torch import load_file, save
-from torch import nn
+from torch import Tensor, nn
 
 from llmbook import tokenization
 from llmbook.transformer import Decoder, Encoder, count_parameters
@@ -107,7 +107,7 @@ def _weights(folder: Path) -> bytes:
         raise FileNotFoundError(f"{folder} has no model.safetensors and no index of several such files: save the model "
                                 "anew with hub.save")  # fmt: skip
     place = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for name in sorted(set(place.values())):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} lacks {name}, which {index.name} names: copy all files of the model")

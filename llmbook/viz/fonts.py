@@ -111,9 +111,9 @@ def _faces() -> list[font_manager.FontEntry]:
     """Return one face of each family: upright and regular; sans-serif and simplified Chinese ones first."""
 
     def order(entry: font_manager.FontEntry) -> tuple[Any, ...]:
-        weight = font_manager.weight_dict.get(entry.weight, entry.weight)
-        regular = entry.style == "normal", -abs(int(weight) - 400)
-        return (not regular[0], -regular[1], "Sans" not in entry.name, " SC" not in entry.name, entry.name)
+        weight = font_manager.weight_dict[entry.weight] if isinstance(entry.weight, str) else entry.weight
+        names = "Sans" not in entry.name, " SC" not in entry.name, entry.name
+        return entry.style != "normal", abs(weight - 400), *names
 
     chosen: dict[str, font_manager.FontEntry] = {}
     for entry in sorted(font_manager.fontManager.ttflist, key=order):

@@ -117,7 +117,7 @@ def read_attention(
         inputs = _pair(model, inputs)
     source = _encode(inputs[0] if two else inputs, tokenizer)
     taken = {"input_ids", *parameters} | ({"attention_mask"} if open_ended else set())
-    arguments = {key: value for key, value in source.items() if key in taken}
+    arguments: dict[str, Any] = {key: value for key, value in source.items() if key in taken}
     if two:
         start = getattr(getattr(model, "config", None), "decoder_start_token_id", None)
         target = {f"decoder_{key}": value for key, value in _encode(inputs[1], tokenizer, start).items()}

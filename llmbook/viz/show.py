@@ -64,7 +64,9 @@ def show_attention(
     Args:
         model: of ``llmbook.transformer`` or of ``transformers``: decoder, encoder or encoder-decoder. It is run for
             evaluation and without gradients, with eager attention where it has a choice, and is left as it was.
-        inputs: a text, or ids ``(time,)`` or ``(1, time)``; for an encoder-decoder a pair, source and target.
+        inputs: a text, ids ``(time,)`` or ``(1, time)``, or what a tokenizer returns, ``tokenizer(text,
+            return_tensors="pt")``; for an encoder-decoder a pair of these, source and target, or what a tokenizer
+            returns of both.
         tokenizer: of ``transformers`` or ``tokenizers``; a text needs one, special tokens are added as it does.
         view: ``"figure"``, heat maps of all heads (matplotlib's ``Figure``); ``"arcs"``, the book's own view of one
             layer; or BertViz's ``"head"`` (lines between two columns, one layer at a time), ``"model"`` (all heads at
@@ -87,8 +89,8 @@ def show_attention(
 
     Raises:
         ValueError: an unknown view, layer or head; a text without tokenizer; several sequences; more tokens than the
-            view can show; a model that returns no weights; weights whose shape does not fit the tokens, that are NaN
-            or no distributions, with the place of the first.
+            view can show; a model that returns no weights, or none over the tokens (blocks, a pooled sequence);
+            weights whose shape does not fit the tokens, that are NaN or no distributions, with the place of the first.
     """
     if view not in MAX_TOKENS:
         raise ValueError(f"view={view!r}: it takes {', '.join(map(repr, MAX_TOKENS))}")
