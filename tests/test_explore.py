@@ -6,7 +6,10 @@ import importlib
 import io
 import json
 import re
+import shutil
 import struct
+import subprocess
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +102,41 @@ def test_folder_is_packed_bit_by_bit_with_the_way_to_our_names(make, tmp_path):
     assert len(facts["tokenizer"]["vocab"]) == 4096 and facts["tokenizer"]["mask"] == 2
 
 
+def test_model_in_several_files_is_packed_as_from_one(tmp_path):
+    model = Decoder(TransformerConfig(4096, **SHAPE))
+    hub.save(model, tmp_path / "one")
+    hub.to_hf(model).save_pretrained(tmp_path / "several", max_shard_size="100KB")
+    assert len(list((tmp_path / "several").glob("model-*.safetensors"))) > 1
+    tokenizer = tokenization.load_tokenizer("gpt")
+    whole, joined = (packing.pack_folder(tmp_path / name, tokenizer) for name in ("one", "several"))
+    assert joined == whole
+    next((tmp_path / "several").glob("model-*.safetensors")).unlink()
+    with pytest.raises(FileNotFoundError, match=r"lacks model-0000\d-of-.* copy all files of the model"):
+        packing.pack_folder(tmp_path / "several", tokenizer, model)
+    (tmp_path / "one" / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"has no model\.safetensors and no index"):
+        packing.pack_folder(tmp_path / "one", tokenizer, model)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_model_that_diverged_is_refused_in_a_sentence(value):
+    model = small()
+    with torch.no_grad():
+        model.stack.blocks[1].attention.q_proj.weight[0, 0] = value
+    with pytest.raises(
+        ValueError, match=r"stack\.blocks\.1\.attention\.q_proj\.weight of the model holds NaN or infinite"
+    ):
+        explore(model, "abc", symbols=SYMBOLS)
+
+
+def test_scores_that_overflow_are_refused():
+    model = small(tie_embeddings=False)
+    with torch.no_grad():
+        model.lm_head.weight.fill_(3e38)
+    with pytest.raises(ValueError, match="the model predicts NaN or infinite scores for this text"):
+        explore(model, "abc", symbols=SYMBOLS)
+
+
 @pytest.mark.slow
 def test_model_is_loaded_once(monkeypatch):
     loaded, load_model = [], hub.load
@@ -140,6 +178,63 @@ def test_settings_that_there_are_not_are_refused(changes, message):
     symbols = SYMBOLS if changes.get("text") != "" else ["_", *SYMBOLS[1:]]
     with pytest.raises(ValueError, match=re.escape(message)):
         explore(small(), **{"text": "abc", "symbols": symbols} | changes)
+
+
+def read_by_node(facts, texts, folder):
+    """Ids of each text, what they are decoded to, the ids of that, and what each id is called, by tokens.js."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("node is not installed: see CONTRIBUTING.md, make book needs it too")
+    for name in ("tokens.js", "weights.js"):
+        (folder / name).write_text(assets.asset(name), encoding="utf-8")
+    (folder / "package.json").write_text('{"type": "module"}')
+    (folder / "given.json").write_text(json.dumps([facts, texts]))
+    (folder / "main.js").write_text("""
+        globalThis.self = globalThis;
+        const {makeTokenizer} = await import("./tokens.js"), {readFileSync} = await import("fs");
+        const [facts, texts] = JSON.parse(readFileSync("given.json")), one = makeTokenizer(facts);
+        const read = (text) => {
+          const ids = one.encode(text), back = one.decode(ids);
+          return {ids, back, again: one.encode(back), shown: ids.map((id) => one.show(id))};
+        };
+        console.log(JSON.stringify(texts.map((text) => {
+          try { return read(text); } catch (problem) { return {problem: problem.fields.symbol}; }
+        })));
+    """)
+    done = subprocess.run([node, "main.js"], cwd=folder, capture_output=True, text=True, check=True, timeout=60)
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("symbols", [
+    ["a", "b", " ", "🙂"], ["<s>", *"ab🙂𝒳 "], ["🙂", "🙂🙂", "a", "👩\u200d👧"], ["<s>", "🙂", "𝒳𝒴", "a"],
+    ["\x1c", "a", "\ufeff"],
+])  # fmt: skip
+def test_symbols_outside_the_bmp_are_read_as_in_python(symbols, tmp_path):
+    facts = packing.symbol_facts(symbols)
+    texts = ["ab 🙂b", "🙂", "🙂🙂🙂a", "a𝒳𝒴 𝒳", "👩\u200d👧🙂", "a\x1ca", "a\x85a", "a\ufeffa", "a\u3000🙂", "b😀"]
+    for text, found in zip(texts, read_by_node(facts, texts, tmp_path), strict=True):
+        try:
+            ids, names = package._read(text, None, symbols)
+        except ValueError as error:
+            assert str(error).startswith(f"{found['problem']!r} is no symbol"), text
+            continue
+        start = len(facts["start"])
+        assert found["ids"] == ids[start:] == found["again"], text
+        assert found["shown"] == names(ids[start:])
+
+
+@pytest.mark.slow
+def test_letters_of_recent_versions_of_unicode_have_the_ids_of_python(tmp_path):
+    tokenizer = tokenization.load_tokenizer("gpt")
+    points = [*range(0, 0x20000, 5), *range(0x2A6D0, 0x34000, 97)]
+    given = [chr(point) for point in points if unicodedata.category(chr(point)) == "Cn"]  # new since Python's
+    given += "aé١½②数😀\u088f\u1c89\U00016ff4\U0001ccf0"
+    texts = [f"x{one}y {one}{one}1 {one}" for one in given]
+    backend = tokenization.backend(tokenizer)
+    expected = [one.ids for one in backend.encode_batch(texts, add_special_tokens=False)]
+    found = read_by_node(packing.tokenizer_facts(tokenizer), texts, tmp_path)
+    wrong = [text for text, ids, one in zip(texts, expected, found, strict=True) if one["ids"] != ids]
+    assert wrong == []
 
 
 def test_missing_model_is_named():

@@ -230,6 +230,79 @@ def test_sentencepiece_marks_are_no_part_of_a_word():
     assert viz.readable_tokens(tokenizer, [2, 3, 1]) == ["cat", "s", "␣"]
 
 
+def byte_fallback():
+    """A tokenizer as Llama 2's, whose vocabulary has bytes for what it lacks."""
+    from tokenizers import Tokenizer, decoders, models, normalizers
+
+    names = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "a", "▁a"]
+    vocabulary = {name: index for index, name in enumerate(names)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [("▁", "a")], byte_fallback=True, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(),
+                                           decoders.Strip(" ", 1, 0)])  # fmt: skip
+    return tokenizer
+
+
+def test_bytes_are_readable_however_a_tokenizer_writes_them():
+    from transformers import ByT5Tokenizer
+
+    fallback = byte_fallback()
+    assert viz.readable_tokens(fallback, fallback.encode("a 你\n ").ids) == ["a", "␣", "<E4>", "<BD>", "<A0>", "↵", "␣"]
+    assert viz.readable_tokens(fallback, [fallback.token_to_id("<0x20>")]) == ["␣"]
+    byt5 = ByT5Tokenizer()
+    assert viz.readable_tokens(byt5, byt5("aä").input_ids) == ["a", "<C3>", "<A4>", "</s>"]
+    ours = train_byte_bpe(["a"], 257)
+    assert viz.readable_tokens(ours, ours.encode("你").ids) == ["<E4>", "<BD>", "<A0>"]
+    assert viz.readable_tokens(ours, ours.encode("<0xE4>").ids) == list("<0xE4>")
+
+
+def test_unknown_character_of_a_piece_is_no_byte():
+    from tokenizers import Tokenizer, decoders, models
+
+    tokenizer = Tokenizer(models.Unigram([("<unk>", 0.0), ("▁词\ufffd", -1.0), ("ä", -2.0)], 0, False))
+    tokenizer.decoder = decoders.Metaspace()
+    assert viz.readable_tokens(tokenizer, [1, 2]) == ["词\ufffd", "ä"]
+
+
+@pytest.mark.parametrize("kind", ["pt", "np", None, "dict", "encoding"])
+def test_what_a_tokenizer_returns_is_an_input(kind):
+    tokenizer = train_byte_bpe(["a cat sat on the mat " * 9], 280)
+    fast, model, text = PreTrainedTokenizerFast(tokenizer_object=tokenizer), own("decoder"), "the cat sat"
+    (expected,) = viz.read_attention(model, text, tokenizer)
+    given = (
+        tokenizer.encode(text) if kind == "encoding" else fast(text, return_tensors=kind if kind != "dict" else "pt")
+    )
+    (found,) = viz.read_attention(model, dict(given) if kind == "dict" else given, fast)
+    assert found.queries == expected.queries and np.array_equal(found.weights, expected.weights)
+
+
+def test_mask_that_comes_with_the_ids_is_kept():
+    model = hugging_face("bert")
+    batch = {"input_ids": IDS, "attention_mask": torch.tensor([[1] * 6 + [0] * 2]), "special_tokens_mask": IDS * 0}
+    (found,) = viz.read_attention(model, batch | {"token_type_ids": IDS * 0})
+    assert found.weights[..., 6:].max() < 1e-6 and np.allclose(found.weights[..., :6].sum(-1), 1)
+    with pytest.raises(
+        ValueError, match=r"inputs has attention_mask, but no input_ids: pass what the model's tokenizer"
+    ):
+        viz.read_attention(model, {"attention_mask": IDS})
+    with pytest.raises(ValueError, match="a batch of 2 sequences"):
+        viz.read_attention(model, {"input_ids": [[1, 2], [3, 4]], "attention_mask": [[1, 1], [1, 1]]})
+
+
+def test_encoder_decoder_takes_what_a_tokenizer_returns_of_both_texts():
+    model = hugging_face("t5")
+    model.config.decoder_start_token_id = 0
+    source, labels = IDS[:, :6], IDS[:, 2:5]
+    target = torch.cat([torch.zeros(1, 1, dtype=torch.long), labels[:, :-1]], 1)
+    expected = viz.read_attention(model, (source, target))
+    batch = {"input_ids": source, "attention_mask": torch.ones_like(source)}
+    for pair in (batch | {"decoder_input_ids": target}, batch | {"labels": labels}, (batch, {"input_ids": target})):
+        for one, other in zip(viz.read_attention(model, pair), expected, strict=True):
+            assert one.keys == other.keys and np.allclose(one.weights, other.weights, atol=1e-6)
+    with pytest.raises(ValueError, match=r"an encoder-decoder takes a pair of inputs"):
+        viz.read_attention(model, batch)
+
+
 def test_target_of_a_text_begins_with_the_start_token():
     tokenizer = train_byte_bpe(["a cat sat on the mat " * 9], 280)
     model = hugging_face("t5")

@@ -105,8 +105,8 @@ def explore(
         language: of the explorer's own words.
 
     Raises:
-        ValueError: a model that the page cannot compute, a setting or a panel that there is not, a text that is empty
-            or too long.
+        ValueError: a model that the page cannot compute or whose predictions are NaN, a setting or a panel that there
+            is not, a text that is empty or too long.
         FileNotFoundError: no such model.
     """
     made = prepare(
@@ -238,7 +238,18 @@ def _predict(
 ) -> tuple[int, torch.Tensor, torch.Tensor]:
     """Return the place asked for, its probabilities ``(vocab,)`` and all weights ``(layers, heads, query, key)``."""
     exact = copy.deepcopy(network).cpu().float().eval()  # as the page computes, whatever the weights' precision
+    broken = next((name for name, tensor in exact.state_dict().items() if not tensor.isfinite().all()), None)
+    if broken is not None:
+        raise ValueError(
+            f"{broken} of the model holds NaN or infinite numbers, as after a training that diverged: the explorer "
+            "shows models with finite weights, so go back to a checkpoint from before"
+        )
     output = exact(torch.tensor([ids]), output_attentions=True)
+    if not output.logits.isfinite().all():
+        raise ValueError(
+            "the model predicts NaN or infinite scores for this text, though its weights are finite: they are too "
+            "large to compute with; train with a smaller learning rate, or clip gradients"
+        )
     place = len(ids) - 1
     if kind == "encoder":
         mask = tokenization.backend(tokenizer).token_to_id("<mask>") if tokenizer is not None else None

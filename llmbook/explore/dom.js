@@ -48,6 +48,12 @@ export class Words {
   }
 }
 
+// A token cut to a number of characters, none of them in halves.
+export function shortened(token, most) {
+  const points = Array.from(token);
+  return points.length > most ? `${points.slice(0, most - 1).join("")}…` : token;
+}
+
 // Positive weights that sum to one; a score of minus infinity gets none.
 export function softWeights(scores) {
   const top = Math.max(...scores);

@@ -1,5 +1,7 @@
 // Pictures of attention: small maps, the large one, and lines over the tokens.
 
+import {shortened} from "./dom.js";
+
 const NS = "http://www.w3.org/2000/svg";
 const WEAKEST = 0.02; // of a line that is drawn
 const LINES = 24; // drawn at most, in each direction
@@ -35,7 +37,7 @@ export function drawLarge(canvas, small, tokens, place, look) {
   const font = Math.max(9, Math.min(12, width / size / 1.7));
   const named = (width * 0.78) / size >= 8.5;
   pen.font = `${font}px ${look.font}`;
-  const short = tokens.map((token) => (token.length > 12 ? `${token.slice(0, 11)}…` : token));
+  const short = tokens.map((token) => shortened(token, 12));
   const margin = named ? Math.min(width * 0.25, Math.max(...short.map((name) => pen.measureText(name).width)) + 8) : 2;
   const cell = (width - margin) / size, height = margin + cell * size;
   canvas.style.height = `${height}px`;

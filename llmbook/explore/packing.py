@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.torch import save
-from torch import nn
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
 
 from llmbook import tokenization
 from llmbook.transformer import Decoder, Encoder, count_parameters, plain_state, unwrapped
@@ -63,10 +63,11 @@ def pack_model(model: Decoder | Encoder, tokenizer: Any = None, symbols: Sequenc
 
 
 def pack_folder(folder: str | Path, tokenizer: Any = None, model: Any = None) -> Packed:
-    """Pack the ``model.safetensors`` of a folder that :func:`llmbook.hub.save` wrote, bit by bit as it is.
+    """Pack the weights of a folder that :func:`llmbook.hub.save` wrote, bit by bit as they are.
 
     Args:
-        folder: with ``config.json`` and ``model.safetensors``.
+        folder: with ``config.json`` and ``model.safetensors``, or with several such files and their index, as
+            ``save_pretrained`` writes a large model.
         tokenizer: of ``transformers`` or ``tokenizers``, a byte-level BPE as the book's.
         model: what :func:`llmbook.hub.load` makes of the folder, where it is at hand; loaded by default.
 
@@ -80,7 +81,7 @@ def pack_folder(folder: str | Path, tokenizer: Any = None, model: Any = None) ->
     model = hub.load(folder) if model is None else model
     kind = _kind(model)
     assert isinstance(model, Decoder | Encoder)
-    weights = (folder / "model.safetensors").read_bytes()
+    weights = _weights(folder)
     stored = set(_header(weights))
     names = {}
     theirs_of = hub.module_names(model.config, type(model))
@@ -96,6 +97,23 @@ def pack_folder(folder: str | Path, tokenizer: Any = None, model: Any = None) ->
     if model.config.tie_embeddings:
         names.pop("lm_head.weight", None)
     return _pack(weights, _facts(model, kind, names, tokenizer, None))
+
+
+def _weights(folder: Path) -> bytes:
+    """Return the weights of a folder as one ``safetensors`` file, bit by bit."""
+    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if whole.is_file():
+        return whole.read_bytes()
+    if not index.is_file():
+        raise FileNotFoundError(f"{folder} has no model.safetensors and no index of several such files: save the model "
+                                "anew with hub.save")  # fmt: skip
+    place = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    tensors: dict[str, Tensor] = {}
+    for name in sorted(set(place.values())):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} lacks {name}, which {index.name} names: copy all files of the model")
+        tensors |= load_file(folder / name)
+    return save({name: tensors[name] for name in sorted(place)}, {"format": "pt"})
 
 
 def _kind(model: Any) -> str:

@@ -2,7 +2,7 @@
 //
 // Each function fills `root` for `data` from Python (pictures.py) and returns nothing; `w` has the words.
 
-import {addStyle, node, shape, softWeights, Words} from "./dom.js";
+import {addStyle, node, shape, shortened, softWeights, Words} from "./dom.js";
 
 // A slider with its value beside it; `write` makes the value's text.
 function slide(w, id, name, [low, high, step], value, write, changed) {
@@ -260,7 +260,7 @@ function beam(root, data, w, id) {
     drawing.replaceChildren(...tree.flatMap((leaf) => {
       const [x, y] = at[leaf.id], from = at[leaf.parent];
       const kind = path.has(leaf.id) ? "lmp-best" : leaf.kept ? "lmp-kept" : "lmp-dropped";
-      const text = shape("text", {x: x + 4, y, class: kind}, `${leaf.token.length > 9 ? `${leaf.token.slice(0, 8)}…` : leaf.token} ${leaf.depth ? w.weight(leaf.score) : ""}`);
+      const text = shape("text", {x: x + 4, y, class: kind}, `${shortened(leaf.token, 9)} ${leaf.depth ? w.weight(leaf.score) : ""}`);
       if (!from) return [text];
       return [shape("path", {class: kind, d: `M${from[0] + 84} ${from[1] - 4}C${from[0] + 102} ${from[1] - 4} ${x - 18} ${y - 4} ${x} ${y - 4}`}), text];
     }));

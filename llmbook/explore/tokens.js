@@ -9,6 +9,32 @@ const BLANK = "\\t-\\r \\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u2
 const PIECE = new RegExp(
   `'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^${BLANK}\\p{L}\\p{N}]+|[${BLANK}]+(?![^${BLANK}])|[${BLANK}]+`, "gu");
 const DIGITS = /\p{N}|\P{N}+/gu;
+// Where the tokenizers library (0.23: Unicode 16, for digits 17) and a browser may know different versions of Unicode,
+// from 15 on: letters and numbers for the library, and letters that are none for it yet.
+const LETTERS =
+  "\\u{1c89}-\\u{1c8a}\\u{a7cb}-\\u{a7cd}\\u{a7da}-\\u{a7dc}\\u{105c0}-\\u{105f3}\\u{10d4a}-\\u{10d65}" +
+  "\\u{10d6f}-\\u{10d85}\\u{10ec2}-\\u{10ec4}\\u{1123f}-\\u{11240}\\u{11380}-\\u{11389}\\u{1138b}\\u{1138e}" +
+  "\\u{11390}-\\u{113b5}\\u{113b7}\\u{113d1}\\u{113d3}\\u{11bc0}-\\u{11be0}\\u{11f02}\\u{11f04}-\\u{11f10}" +
+  "\\u{11f12}-\\u{11f33}\\u{1342f}\\u{13441}-\\u{13446}\\u{13460}-\\u{143fa}\\u{16100}-\\u{1611d}" +
+  "\\u{16d40}-\\u{16d6c}\\u{18cff}\\u{1b132}\\u{1b155}\\u{1df25}-\\u{1df2a}\\u{1e030}-\\u{1e06d}" +
+  "\\u{1e4d0}-\\u{1e4eb}\\u{1e5d0}-\\u{1e5ed}\\u{1e5f0}\\u{2b739}\\u{2ebf0}-\\u{2ee5d}\\u{31350}-\\u{323af}";
+const NUMBERS =
+  "\\u{10d40}-\\u{10d49}\\u{116d0}-\\u{116e3}\\u{11bf0}-\\u{11bf9}\\u{11de0}-\\u{11de9}\\u{11f50}-\\u{11f59}" +
+  "\\u{16130}-\\u{16139}\\u{16d70}-\\u{16d79}\\u{16ff4}-\\u{16ff6}\\u{1ccf0}-\\u{1ccf9}\\u{1d2c0}-\\u{1d2d3}" +
+  "\\u{1e4f0}-\\u{1e4f9}\\u{1e5f1}-\\u{1e5fa}";
+const UNKNOWN =
+  "\\u{88f}\\u{c5c}\\u{cdc}\\u{a7ce}-\\u{a7cf}\\u{a7d2}\\u{a7d4}\\u{a7f1}\\u{10940}-\\u{10959}" +
+  "\\u{10ec5}-\\u{10ec7}\\u{11db0}-\\u{11ddb}\\u{16ea0}-\\u{16eb8}\\u{16ebb}-\\u{16ed3}\\u{16ff2}-\\u{16ff3}" +
+  "\\u{187f8}-\\u{187ff}\\u{18d09}-\\u{18d1e}\\u{18d80}-\\u{18df2}\\u{1e6c0}-\\u{1e6de}\\u{1e6e0}-\\u{1e6e2}" +
+  "\\u{1e6e4}-\\u{1e6e5}\\u{1e6e7}-\\u{1e6ed}\\u{1e6f0}-\\u{1e6f4}\\u{1e6fe}-\\u{1e6ff}\\u{2b73a}-\\u{2b73f}" +
+  "\\u{2cea2}-\\u{2cead}\\u{323b0}-\\u{33479}";
+const RECENT = new RegExp(`([${LETTERS}])|([${NUMBERS}])|[${UNKNOWN}]`, "gu");
+
+// The text with old characters of the same kind and length in place of recent ones.
+function standIn(text) {
+  return text.replace(RECENT, (found, letter, number) =>
+    (letter ? ["a", "\u{10400}"] : number ? ["1", "\u{1d7cf}"] : ["!", "\u{1d11e}"])[found.length - 1]);
+}
 
 // The character that stands for each byte: printable ones for themselves, the others from 256 up.
 function byteLetters() {
@@ -50,8 +76,9 @@ class ByteTokenizer {
   }
 
   plain(text, ids) {
-    for (const [run] of text.matchAll(DIGITS))
-      for (const [piece] of run.matchAll(PIECE)) {
+    for (const {0: run, index} of standIn(text).matchAll(DIGITS))
+      for (const {0: shape, index: at} of run.matchAll(PIECE)) {
+        const piece = text.slice(index + at, index + at + shape.length);
         let found = this.known.get(piece);
         if (!found) {
           found = this.merge(piece);
@@ -105,17 +132,17 @@ class SymbolTokenizer {
   constructor({symbols, start}) {
     Object.assign(this, {vocab: symbols, start, end: [], mask: null, special: new Set(start)});
     this.ids = new Map(symbols.map((symbol, id) => [symbol, id]));
-    this.longest = Math.max(...symbols.map((symbol) => symbol.length));
+    this.longest = Math.max(...symbols.map((symbol) => Array.from(symbol).length));
   }
 
   // The longest symbol that fits, from left to right; blanks separate symbols where they are none themselves.
   encode(text) {
-    const ids = [];
-    for (let at = 0; at < text.length; ) {
-      let length = Math.min(this.longest, text.length - at);
-      while (length && !this.usable(text.slice(at, at + length))) length--;
-      if (length) ids.push(this.ids.get(text.slice(at, at + length)));
-      else if (text[at].trim()) throw new Problem("unknown", {symbol: String.fromCodePoint(text.codePointAt(at))});
+    const points = Array.from(text), ids = []; // code points: a character outside the BMP has two units
+    for (let at = 0; at < points.length; ) {
+      let length = Math.min(this.longest, points.length - at);
+      while (length && !this.usable(points.slice(at, at + length).join(""))) length--;
+      if (length) ids.push(this.ids.get(points.slice(at, at + length).join("")));
+      else if (!blank(points[at])) throw new Problem("unknown", {symbol: points[at]});
       at += length || 1;
     }
     return ids;
@@ -130,7 +157,7 @@ class SymbolTokenizer {
   }
 
   single() {
-    return this.vocab.every((symbol, id) => symbol.length === 1 || this.special.has(id));
+    return this.vocab.every((symbol, id) => Array.from(symbol).length === 1 || this.special.has(id));
   }
 
   show(id) {
@@ -138,9 +165,14 @@ class SymbolTokenizer {
   }
 }
 
+// Whether a text is nothing but white space, as Python's str.isspace has it.
+function blank(text) {
+  return !new RegExp(`[^${BLANK}\\x1c-\\x1f]`, "u").test(text);
+}
+
 export function visible(token) {
   const marked = (text) => text.replace(/\n/g, "↵").replace(/\t/g, "⇥").replace(/\r/g, "␍");
-  if (!new RegExp(`[^${BLANK}\\x1c-\\x1f]`, "u").test(token)) return marked(token).replace(/ /g, "␣");
+  if (blank(token)) return marked(token).replace(/ /g, "␣");
   return marked(token.replace(/^ +| +$/g, ""));
 }
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llmbook.viz.fonts import NO_FONT
 from llmbook.viz.maps import attention_grid
 from llmbook.viz.scripts import asset, compressed, packed_scripts
 
@@ -79,7 +80,7 @@ def png(figure: Figure) -> bytes:
 
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # the view itself has every script; this one has boxes for some
+        warnings.filterwarnings("ignore", NO_FONT)  # the view itself has every script; this one has boxes for some
         figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
     small = Image.open(buffer).convert("RGB").quantize(128, dither=Image.Dither.NONE)
     buffer = io.BytesIO()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from llmbook.viz.figures import BookFigure, book_style
+from llmbook.viz.figures import BookFigure, book_style, write_all_scripts
 from llmbook.viz.weights import Attention, check_rows
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def attention_map(
         import matplotlib.pyplot as plt  # as the reader's own plots: the notebook shows it at the cell's end
 
         _, ax = plt.subplots(figsize=(2.4 + 0.26 * len(keys), 1.6 + 0.26 * len(tokens)))
+    write_all_scripts(cast("Figure", ax.figure.figure))  # of a subfigure the whole
     image = ax.imshow(array[0], vmin=0, vmax=1, cmap="Blues")
     plain: Any = {"fontsize": "small", "parse_math": False}  # a token may hold dollar signs
     ax.set_xticks(range(len(keys)), keys, rotation=60, ha="right", rotation_mode="anchor", **plain)

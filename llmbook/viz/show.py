@@ -64,7 +64,9 @@ def show_attention(
     Args:
         model: of ``llmbook.transformer`` or of ``transformers``: decoder, encoder or encoder-decoder. It is run for
             evaluation and without gradients, with eager attention where it has a choice, and is left as it was.
-        inputs: a text, or ids ``(time,)`` or ``(1, time)``; for an encoder-decoder a pair, source and target.
+        inputs: a text, ids ``(time,)`` or ``(1, time)``, or what a tokenizer returns, ``tokenizer(text,
+            return_tensors="pt")``; for an encoder-decoder a pair of these, source and target, or what a tokenizer
+            returns of both.
         tokenizer: of ``transformers`` or ``tokenizers``; a text needs one, special tokens are added as it does.
         view: ``"figure"``, heat maps of all heads (matplotlib's ``Figure``); ``"arcs"``, the book's own view of one
             layer; or BertViz's ``"head"`` (lines between two columns, one layer at a time), ``"model"`` (all heads at
@@ -87,8 +89,8 @@ def show_attention(
 
     Raises:
         ValueError: an unknown view, layer or head; a text without tokenizer; several sequences; more tokens than the
-            view can show; a model that returns no weights; weights whose shape does not fit the tokens, that are NaN
-            or no distributions, with the place of the first.
+            view can show; a model that returns no weights, or none over the tokens (blocks, a pooled sequence);
+            weights whose shape does not fit the tokens, that are NaN or no distributions, with the place of the first.
     """
     if view not in MAX_TOKENS:
         raise ValueError(f"view={view!r}: it takes {', '.join(map(repr, MAX_TOKENS))}")
@@ -100,7 +102,8 @@ def show_attention(
             raise ValueError("the neuron view needs queries and keys, hence a model: pass (model, inputs)")
         found = [given_attention(attention, tokens, key_tokens)]
     else:
-        found = read_attention(model, inputs, tokenizer, tokens, key_tokens, vectors=view == "neuron")
+        only = part or {"figure": "cross", "arcs": "decoder", "neuron": "decoder"}.get(view)
+        found = read_attention(model, inputs, tokenizer, tokens, key_tokens, view == "neuron", only)
     chosen = [one.select(layers, heads) for one in choose_parts(found, part, view)]
     for one in chosen:
         check_size(one, view)
@@ -154,5 +157,11 @@ def check_size(one: Attention, view: str) -> None:
 def arcs(one: Attention, label: str, words: Mapping[str, str]) -> AttentionView:
     """Return the book's own view of one layer."""
     if not one.one_layer:
-        raise ValueError(f"view='arcs' shows one layer and there are {len(one.layers)}: choose one, as layers=0")
+        raise ValueError(
+            f"view='arcs' shows one layer and there are {len(one.layers)}: choose one, as layers={one.layers[0]}"
+        )
+    if len(one.keys) > len(one.queries):
+        raise ValueError(
+            f"view='arcs' shows a text attending to itself, not to {one.keys[-1]} as well: use view='head'"
+        )
     return attention_view(one.queries, one.weights[0], label, words["head"], heads=one.heads)

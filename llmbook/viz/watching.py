@@ -14,6 +14,12 @@ from torch.overrides import TorchFunctionMode
 
 from llmbook.viz.weights import Attention
 
+NO_VECTORS = (
+    "the neuron view needs each head's queries and keys, and this model does not pass them to torch's "
+    "scaled_dot_product_attention (or changes the weights afterwards, as a forward hook may): use view='head' or "
+    "view='model'"
+)
+
 
 @dataclass(eq=False)
 class Call:
@@ -57,11 +63,7 @@ class Watch(TorchFunctionMode):
             )
             call = next(fits, None)
             if call is None:
-                raise ValueError(
-                    "the neuron view needs each head's queries and keys, and this model does not pass them to "
-                    "torch's scaled_dot_product_attention (or changes the weights afterwards, as a forward hook may): "
-                    "use view='head' or view='model'"
-                )
+                raise ValueError(NO_VECTORS)
             self.calls.remove(call)
             found.append((call.query, call.key))
         queries, keys = (np.stack(side) for side in zip(*found, strict=True))

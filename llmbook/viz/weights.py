@@ -36,21 +36,21 @@ class Attention:
         return len(self.layers) == 1
 
     def select(self, layers: int | Sequence[int] | None, heads: int | Sequence[int] | None) -> Attention:
-        """Keep some layers and heads, each once, in the order given."""
-        chosen = _indices("layers", layers, len(self.layers)), _indices("heads", heads, len(self.heads))
-        at = np.ix_(*chosen)
+        """Keep some layers and heads, each once, in the order given, by their numbers."""
+        chosen = _chosen("layers", layers, self.layers), _chosen("heads", heads, self.heads)
+        at = np.ix_([self.layers.index(one) for one in chosen[0]], [self.heads.index(one) for one in chosen[1]])
         vectors = self.vectors and (self.vectors[0][at], self.vectors[1][at])
         return replace(self, weights=self.weights[at], layers=chosen[0], heads=chosen[1], vectors=vectors)
 
 
-def _indices(name: str, wanted: int | Sequence[int] | None, count: int) -> list[int]:
+def _chosen(name: str, wanted: int | Sequence[int] | None, numbers: list[int]) -> list[int]:
     if wanted is None:
-        return list(range(count))
+        return numbers
     chosen = [int(index) for index in ([wanted] if isinstance(wanted, (int, np.integer)) else wanted)]
-    if not chosen or len({*chosen}) < len(chosen) or not all(0 <= index < count for index in chosen):
-        raise ValueError(
-            f"{name}={wanted!r}: there are {count}, numbered 0 to {count - 1}; give one or several different ones"
-        )
+    if not chosen or len({*chosen}) < len(chosen) or not {*chosen} <= {*numbers}:
+        count = len(numbers)
+        named = f"0 to {count - 1}" if numbers == list(range(count)) else ", ".join(map(str, numbers))
+        raise ValueError(f"{name}={wanted!r}: there are {count}, numbered {named}; give one or several different ones")
     return chosen
 
 
