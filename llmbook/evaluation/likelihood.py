@@ -218,7 +218,8 @@ def check_texts(texts: Sequence[str]) -> None:
         if not isinstance(text, str):
             raise ValueError(f"text {number} is of the type {type(text).__name__}: texts are strings")
         if not text:
-            raise ValueError(f"text {number} of {len(texts)} is empty; texts, none of them empty, are needed: leave it out")
+            raise ValueError(f"text {number} of {len(texts)} is empty; texts, none of them empty, are needed: leave it "
+                             "out")  # fmt: skip
         if half := half_character(text):
             raise ValueError(
                 f"text {number} of {len(texts)} holds half of a character ({half}), which UTF-8 cannot write: decode "
