@@ -5,6 +5,7 @@ import math
 import re
 import subprocess
 import sys
+import tracemalloc
 import warnings
 
 import jiwer
@@ -142,6 +143,18 @@ def test_edit_distance_equals_the_table_and_the_alignment_explains_it(a, b):
     for step in steps:
         if step.kind in ("match", "substitute"):
             assert (a[step.prediction] == b[step.reference]) == (step.kind == "match")
+
+
+def test_an_alignment_takes_a_byte_for_each_pair_of_items():
+    one, other = ["ab"[number % 2] for number in range(600)], ["acb"[number % 3] for number in range(500)]
+    tracemalloc.start()
+    try:
+        steps = metrics.align(one, other)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert sum(step.kind != "match" for step in steps) == metrics.edit_distance(one, other)
+    assert most < 2 * len(one) * len(other)
 
 
 @given(st.text("ab", max_size=9), st.text("ab", max_size=9), st.text("ab", max_size=9))

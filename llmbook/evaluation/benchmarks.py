@@ -192,6 +192,18 @@ def _fields(way: Template) -> set[str]:
     return {name for name in re.findall(r"{(\w+)}", way.prompt + way.choice) if name not in ("choice", "dashes")}
 
 
+def half_character(text: str) -> str | None:
+    """Return the first half of a character (a lone surrogate) in a text and its place, or ``None`` where there is none.
+
+    Such a text can neither be encoded by a tokenizer nor be written into a file in UTF-8.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"U+{ord(text[error.start]):04X} at place {error.start}"
+    return None
+
+
 def _check(benchmark: Benchmark) -> None:
     if benchmark.kind not in ("choice", "generation"):
         raise ValueError(f"kind={benchmark.kind!r}: it takes choice, generation")
@@ -203,6 +215,11 @@ def _check(benchmark: Benchmark) -> None:
     if repeated := [name for name, count in counts.items() if count > 1]:
         raise ValueError(f"{benchmark.name}: two items have the id {repeated[0]!r}; ids are unique, dev part included")
     for item in (*benchmark.items, *benchmark.dev):
+        if half := half_character("".join((item.id, item.prompt, *item.choices, item.answer))):
+            raise ValueError(
+                f"{benchmark.name}, item {item.id!r}: it holds half of a character ({half.split()[0]}), which UTF-8 "
+                "cannot write: decode its text anew, or replace that place by U+FFFD"
+            )
         if benchmark.kind == "choice" and (len(item.choices) < 2 or item.choices.count(item.answer) != 1):
             raise ValueError(
                 f"{benchmark.name}, item {item.id}: {len(item.choices)} choices that hold the answer "

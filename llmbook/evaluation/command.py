@@ -38,7 +38,7 @@ from llmbook.files import write_whole
 
 SUMMARY = "evaluate a model directory on the book's benchmarks; write a record (JSON) and a page (HTML)"
 RECORD, PAGE, UNFINISHED = "evaluation.json", "evaluation.html", "evaluation.unfinished.json"
-FORMAT = 2
+FORMAT = 3
 CHUNK = 40  # questions, or documents, between two writings
 RESAMPLES = 2000
 LIBRARIES = ("llmbook", "torch", "transformers", "tokenizers", "numpy")
@@ -54,20 +54,22 @@ Progress = Callable[[], object]
 def _choices(loaded: Loaded, benchmark: Benchmark, part: Sequence[Item], shots: int, batch_size: int) -> dict[str, Any]:
     if loaded.kind == "masked":
         found, cut = scoring.masked_log_likelihoods(loaded.model, loaded.tokenizer, benchmark, shots, items=part)
-        return {
+        chunk = {
             "log_likelihood": np.round(found, 5).tolist(),
             "chosen": found.argmax(1).tolist(),
             "gold": [item.label for item in part],
             "truncated": int(cut.sum()),
         }
+        return _finite(chunk, "log_likelihood")
     scores = scoring.score_choices(loaded.model, loaded.tokenizer, benchmark, shots, items=part, batch_size=batch_size)
-    return {
+    chunk = {
         "log_likelihood": np.round(scores.log_likelihood, 5).tolist(),
         "chosen": scores.predictions().tolist(),
         "chosen_by_character": scores.predictions("character").tolist(),
         "gold": scores.gold.tolist(),
         "truncated": int(scores.truncated.sum()),
     }
+    return _finite(chunk, "log_likelihood")
 
 
 def _generation(
@@ -83,9 +85,35 @@ def _generation(
     }
 
 
+def _check(loaded: Loaded, benchmark: Benchmark, part: Sequence[Item], shots: int) -> None:
+    """Refuse questions that this model cannot be asked, before any is."""
+    limit = scoring.longest_context(loaded.model)
+    if benchmark.kind == "generation":
+        scoring.prompt_tokens(loaded.tokenizer, benchmark, part, shots, limit)
+    elif loaded.kind == "masked":
+        scoring.gap_tokens(loaded.tokenizer, benchmark, part, shots, limit)
+    else:
+        scoring.choice_tokens(loaded.tokenizer, benchmark, part, shots, limit)
+
+
+def _check_documents(loaded: Loaded, texts: Sequence[str]) -> None:
+    """Refuse texts of which nothing would be scored: the tokenizer drops all of one, and has no end token."""
+    if loaded.tokenizer.eos_token_id is None:
+        for number, text in enumerate(texts):
+            if not loaded.tokenizer.encode(text, add_special_tokens=False):
+                raise ValueError(f"text {number} ({text[:40]!r}) has no token for this tokenizer: leave it out")
+
+
+def _finite(chunk: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return a chunk whose numbers are all finite; others would be written as what is no JSON."""
+    if not np.isfinite(chunk[name]).all():
+        raise ValueError(f"the model gives a likelihood that is infinite: {scoring.UNSOUND}")
+    return chunk
+
+
 def _documents(loaded: Loaded, texts: Sequence[str], batch_size: int) -> dict[str, Any]:
     scores = likelihood.score_texts(loaded.model, loaded.tokenizer, texts, _convention(loaded), batch_size=batch_size)
-    return {"nats": np.round(scores.nats, 4).tolist(), "bytes": scores.bytes.tolist()}
+    return _finite({"nats": np.round(scores.nats, 4).tolist(), "bytes": scores.bytes.tolist()}, "nats")
 
 
 def _convention(loaded: Loaded) -> Convention:
@@ -203,6 +231,7 @@ class _Job:
     version: str
     shots: int
     ids: tuple[str, ...]
+    check: Callable[[int, int], object]  # raises where a question from one place to another cannot be scored
     score: Callable[[int, int], dict[str, Any]]  # of the questions from one place to another
     summarise: Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]]
     about: dict[str, Any]
@@ -224,8 +253,12 @@ def _benchmark_job(loaded: Loaded, benchmark: Benchmark, shots: int, count: int,
     }  # fmt: skip
     if loaded.kind == "masked":
         about["method"] = "the choice is masked, mean log-likelihood of its tokens"
+    elif beginning := scoring.tokens_around(loaded.tokenizer)[0]:
+        names = " ".join(map(str, loaded.tokenizer.convert_ids_to_tokens(beginning)))
+        about["method"] = f"{names} before every prompt, where the tokenizer puts it, as in lm-evaluation-harness"
     return _Job(
         benchmark.name, benchmark.version, shots, tuple(item.id for item in chosen),
+        lambda begin, end: _check(loaded, benchmark, chosen[begin:end], shots),
         lambda begin, end: score(loaded, benchmark, chosen[begin:end], shots, batch_size),
         lambda chunks: summarise(benchmark, chunks), about,
     )  # fmt: skip
@@ -249,6 +282,7 @@ def _text_job(loaded: Loaded, texts: Sequence[str], batch_size: int) -> _Job:
     }
     return _Job(
         "held-out text", version, 0, tuple(str(number) for number in range(len(texts))),
+        lambda begin, end: _check_documents(loaded, texts[begin:end]),
         lambda begin, end: _documents(loaded, texts[begin:end], batch_size), summarise_bits, about,
     )  # fmt: skip
 
@@ -278,19 +312,21 @@ def evaluate(
         progress: whether to draw a bar.
 
     Raises:
-        ValueError: a model that cannot be evaluated, a limit or batch size below 1, more shots than there are examples.
+        ValueError: a model that cannot be evaluated, a limit or batch size below 1, more shots than there are examples,
+            a question or a text that cannot be scored. All of it is said before anything is computed or written.
         OSError: a folder that is not there, or cannot be written.
     """
     if (limit is not None and limit < 1) or batch_size < 1 or not shots:
         raise ValueError(f"limit={limit}, batch_size={batch_size}, shots={list(shots)}: the first two take 1 or more")
     begin, out = time.monotonic(), Path(out)
+    if texts is not None:
+        likelihood.check_texts(texts)
     loaded = open_folder(folder)
     questions = from_pydocs() if benchmarks is None else benchmarks
     documents = corpora.held_out() if texts is None else list(texts)
     for benchmark in questions.values():
         for count in shots:
             scoring.few_shot_context(benchmark, count)  # refuses a number that there are no examples for
-    _prepare(out)
     key = {
         "model": loaded.about["sha256"], "versions": versions(), "batch_size": batch_size, "precision": "float32",
         "threads": torch.get_num_threads(),
@@ -310,7 +346,13 @@ def evaluate(
         refused.append({"name": "held-out text", "applies": False, "why": why})
     else:
         jobs.append(_text_job(loaded, documents[:limit], batch_size))
-    chunks = _compute(jobs, out, key, progress)
+    kept = _kept(out, key)
+    for job in jobs:
+        for name, first, last in job.chunks():
+            if name not in kept:
+                job.check(first, last)
+    _prepare(out)
+    chunks = _compute(jobs, out, key, kept, progress)
     lines = []
     for job in jobs:
         own = [chunks[name] for name, _, _ in job.chunks()]
@@ -338,9 +380,10 @@ def evaluate(
     return record
 
 
-def _compute(jobs: Sequence[_Job], out: Path, key: Mapping[str, Any], progress: bool) -> dict[str, Any]:
+def _compute(
+    jobs: Sequence[_Job], out: Path, key: Mapping[str, Any], kept: dict[str, Any], progress: bool
+) -> dict[str, Any]:
     """Return all chunks, those kept and those computed now; what is computed is written down at once."""
-    kept = _kept(out, key)
     todo = [(job, *chunk) for job in jobs for chunk in job.chunks()]
     total = sum(end - begin for _, _, begin, end in todo)
     with tqdm(total=total, desc="evaluate", unit=" questions", disable=not progress) as bar:

@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from llmbook.evaluation.scoring import start_token
+from llmbook.evaluation.benchmarks import half_character
+from llmbook.evaluation.scoring import UNSOUND, start_token
 from llmbook.ngram import AddK, KneserNey
 from llmbook.tokenization import END_OF_TEXT
 
@@ -47,7 +48,8 @@ class Convention:
         joined: whether all documents are one text, in the order in which they are given, so that a document is read
             after the one before it; otherwise each is a text of its own.
         max_tokens: of a document, its end token included, after which it is cut off; ``None`` cuts nothing off.
-        start: the token before a text; it is read and not scored.
+        start: the token before a text; it is read and not scored. It is the tokenizer's own beginning token where there
+            is one (``<s>`` of Llama, ``<bos>`` of Gemma), as in lm-evaluation-harness.
         end: the token that closes a document; it is scored. ``None`` where a tokenizer has none.
     """
 
@@ -73,10 +75,10 @@ class Convention:
         return replace(self, window=window, overlap=window * self.overlap // self.window)
 
     def for_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> Convention:
-        """Return the same with a tokenizer's own start token (else its end token) and end token.
+        """Return the same with a tokenizer's own start token (see :func:`scoring.start_token`) and end token.
 
         Raises:
-            ValueError: the tokenizer has neither.
+            ValueError: the tokenizer has no token to begin with.
         """
         start = str(tokenizer.convert_ids_to_tokens(start_token(tokenizer)))
         return replace(self, start=start, end=None if tokenizer.eos_token is None else str(tokenizer.eos_token))
@@ -154,7 +156,7 @@ def document_log_probs(
         dtype: of the products, as in ``training.fit``.
 
     Raises:
-        ValueError: no documents, or one without a token.
+        ValueError: no documents, one without a token, or a network that gives NaN.
     """
     if not len(documents) or not all(len(document) for document in documents):
         raise ValueError("no document, or one without a token: leave empty ones out")
@@ -187,10 +189,10 @@ def score_texts(
         dtype: of the products.
 
     Raises:
-        ValueError: no text, an empty one, or a tokenizer without the convention's start or end token.
+        ValueError: no text, one that :func:`check_texts` refuses, a tokenizer without the convention's start or end
+            token, a model that gives NaN.
     """
-    if not len(texts) or not all(texts):
-        raise ValueError(f"{len(texts)} texts, at least one and none of them empty are needed: leave empty ones out")
+    check_texts(texts)
     start, end = (_token_id(tokenizer, token) for token in (convention.start, convention.end or convention.start))
     closing = [] if convention.end is None else [end]
     encoded = _encoded(tokenizer, texts, convention.max_tokens)
@@ -202,6 +204,27 @@ def score_texts(
         bytes=np.array([size for _, size in encoded]),
         convention=convention,
     )
+
+
+def check_texts(texts: Sequence[str]) -> None:
+    """Refuse texts that have no likelihood, and say which.
+
+    Raises:
+        ValueError: no text, an empty one, or half of a character (a lone surrogate), which UTF-8 cannot write.
+    """
+    if not len(texts):
+        raise ValueError("0 texts: at least one is needed, and none of them empty")
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(f"text {number} is of the type {type(text).__name__}: texts are strings")
+        if not text:
+            raise ValueError(f"text {number} of {len(texts)} is empty; texts, none of them empty, are needed: leave it "
+                             "out")  # fmt: skip
+        if half := half_character(text):
+            raise ValueError(
+                f"text {number} of {len(texts)} holds half of a character ({half}), which UTF-8 cannot write: decode "
+                "it anew, or replace that place by U+FFFD"
+            )
 
 
 def _in_windows(
@@ -241,6 +264,8 @@ def _in_windows(
                 scored = slice(known[row], len(rows[row]) - 1)
                 losses = F.cross_entropy(logits[number, scored].float(), ids[number, 1:][scored], reduction="none")
                 pieces[row] = -losses.cpu().double().numpy()  # (scored,)
+                if np.isnan(pieces[row]).any():
+                    raise ValueError(f"the model gives NaN in place of a probability: {UNSOUND}")
     finally:
         if module is not None:
             module.train(was_training)

@@ -19,6 +19,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ModelKind = Literal["causal", "masked"]
+#: What a model's folder holds beside weights (``*.safetensors``) and SentencePiece models (``*.model``) that decides
+#: its answers: configurations, and the files of tokenizers. All else, such as results or a trainer's notes, does not.
+MODEL_FILES = frozenset({
+    "config.json", "generation_config.json", "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json",
+    "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "entity_vocab.json",
+    "emoji.json", "dict.txt", "byte_maps.json", "normalizer.json", "word_shape.json", "word_pronunciation.json",
+    "target_vocab.json", "vocab-src.json", "vocab-tgt.json", "prophetnet.tokenizer", "bpe.codes", "source.spm",
+    "target.spm",
+})  # fmt: skip
+TRIAL = 48  # tokens of the text on which a model is tried before it is judged
+TOLERANCE = 1e-3  # of the spread of its logits, by which they may depend on what stands beside them in a batch
 
 
 @dataclass(frozen=True)
@@ -46,8 +57,8 @@ def open_folder(folder: str | Path) -> Loaded:
 
     Raises:
         FileNotFoundError: no such folder, or no configuration, weights (safetensors) or tokenizer in it.
-        ValueError: a model of a kind that cannot be evaluated, a damaged file, missing weights, a tokenizer with other
-            tokens.
+        ValueError: a model of a kind that cannot be evaluated, a damaged file, missing weights, weights or logits that
+            are no numbers, a tokenizer with other tokens; a model for continuing texts that looks ahead.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
@@ -70,14 +81,21 @@ def open_folder(folder: str | Path) -> Loaded:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     if info["missing_keys"]:
         raise ValueError(f"{folder} lacks weights, {sorted(info['missing_keys'])[0]} first: save the model anew")
-    rows = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > rows:
+    rows, most = _embedding_rows(model), max((*tokenizer.get_vocab().values(), len(tokenizer) - 1)) + 1
+    if rows is not None and most > rows:
         raise ValueError(
-            f"the tokenizer in {folder} has {len(tokenizer):,} tokens, the model's embedding {rows:,} rows: put the "
+            f"the tokenizer in {folder} has {most:,} tokens, the model's embedding {rows:,} rows: put the "
             "tokenizer there that the model was trained with"
         )
     if kind == "masked" and tokenizer.mask_token_id is None:
         raise ValueError(f"the tokenizer in {folder} has no mask token, and the model fills gaps: save the right one")
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            raise ValueError(
+                f"the weights in {folder} are no numbers (NaN or infinite), {name} first: the training diverged or the "
+                "file is damaged, so there is nothing to score; take an earlier checkpoint"
+            )
+    _try(folder, model.eval(), tokenizer, kind)
     about = {
         "name": folder.resolve().name,
         "sha256": hash_model(folder),
@@ -87,7 +105,61 @@ def open_folder(folder: str | Path) -> Loaded:
         "tokens": len(tokenizer),
         "context": longest_context(model),
     }
-    return Loaded(model.eval(), tokenizer, kind, about)
+    return Loaded(model, tokenizer, kind, about)
+
+
+def _embedding_rows(model: Any) -> int | None:
+    """Return how many tokens a model has embeddings of, or ``None`` where it does not say."""
+    try:
+        return int(model.get_input_embeddings().weight.shape[0])
+    except (NotImplementedError, AttributeError):  # such as CTRL with several parts, or bytes that are hashed
+        return None
+
+
+@torch.no_grad()
+def _try(folder: Path, model: Any, tokenizer: PreTrainedTokenizerBase, kind: ModelKind) -> None:
+    """Refuse a model that gives no logits of a short text, or a causal one whose logits depend on what comes after."""
+    special = set(tokenizer.all_special_ids)
+    ordinary = [token for token in sorted(tokenizer.get_vocab().values()) if token not in special][:4096]
+    size = min(TRIAL, longest_context(model) // 2)
+    if not ordinary or size < 1:
+        raise ValueError(f"{folder}: {len(ordinary)} ordinary tokens, {2 * size} tokens of context: nothing to be read")
+    drawn = torch.randint(len(ordinary), (2 * size,), generator=torch.Generator().manual_seed(0))  # (2 * size,)
+    row = torch.tensor(ordinary)[drawn]  # (2 * size,)
+    pair = torch.stack([row, torch.cat([row[:size], torch.zeros_like(row[size:])])])  # (2, 2 * size)
+    try:
+        alone = model(row[None, :size]).logits  # (1, size, vocab)
+        again = model(pair if kind == "causal" else row[None, :size]).logits  # (2, 2 * size, vocab), or as before
+    except Exception as error:  # of whatever kind its code raises for want of images, sounds, a language ...
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"the model in {folder} does not work on token ids alone ({type(error).__name__}: {reason}), and the "
+            "benchmarks give it nothing else: evaluate a model that reads text"
+        ) from error
+    most = max(tokenizer.get_vocab().values()) + 1
+    if alone.ndim != 3 or alone.shape[1] != size or alone.shape[2] < most:
+        raise ValueError(
+            f"the model in {folder} gives logits {tuple(alone.shape)} for {size} tokens of a text; (1, {size}, {most} "
+            "or more) is needed, a logit for each token at each place"
+        )
+    if alone.isnan().any() or again.isnan().any():
+        raise ValueError(
+            f"the model in {folder} gives NaN in place of logits: its numbers overflow in float32, or its "
+            "configuration is another one's; there is nothing to score"
+        )
+    difference = (again[:, :size] - alone).abs().nan_to_num(0.0).max()  # of two infinite ones: none
+    if difference > TOLERANCE * alone[alone.isfinite()].std():
+        found = f"the model in {folder} ({type(model).__name__})"
+        if kind == "masked":
+            raise ValueError(
+                f"{found} gives other logits for the same text a second time (by {difference:.2g}): it draws numbers "
+                "where it should not, as Reformer does without a hash_seed; set it in config.json"
+            )
+        raise ValueError(
+            f"{found} does not read a text from left to right: its logits depend on what comes later or on the rest of "
+            f"the batch (by {difference:.2g}), so they give no probability of a continuation; evaluate a causal model, "
+            "or an encoder that was saved with its head for gaps (...ForMaskedLM)"
+        )
 
 
 @contextlib.contextmanager
@@ -120,10 +192,13 @@ def _kind(folder: Path, config: Any) -> ModelKind:
 
 
 def hash_model(folder: Path) -> str:
-    """Return the SHA-256 of all that decides a model's answers: configuration, weights, tokenizer; names and bytes."""
+    """Return the SHA-256 of all that decides a model's answers: configuration, weights, tokenizer; names and bytes.
+
+    Other files in its folder, such as the results of an evaluation, change nothing; see :data:`MODEL_FILES`.
+    """
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
-        if path.suffix in (".json", ".safetensors", ".model", ".txt") and path.is_file():
+        if (path.suffix in (".safetensors", ".model") or path.name in MODEL_FILES) and path.is_file():
             digest.update(f"{path.name}:{path.stat().st_size};".encode())
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())

@@ -4,6 +4,9 @@ The definitions are those of lm-evaluation-harness (Gao et al., https://doi.org/
 it in chapter 17. A model is the book's decoder or any causal one of ``transformers``: a call with token ids
 ``(batch, time)`` that returns an object with ``logits`` ``(batch, time, vocab)``. Rows are padded on the right, where a
 causal model cannot look.
+
+A tokenizer that puts a token of its own before every text (``<s>`` in Llama, ``<bos>`` in Gemma) puts it before every
+prompt, as in the harness: the model never read a text without it. See :func:`tokens_around`.
 """
 
 from __future__ import annotations
@@ -25,7 +28,17 @@ if TYPE_CHECKING:
 
 Norm = Literal["sum", "token", "character", "byte"]
 SHOT_DELIMITER = "\n\n"
+NEW_TOKENS = 16  # after which a written answer is cut
 CONTEXT = 512  # tokens, where a model does not say how long a text it reads
+TRANSFORMERS_CONTEXT = 2048  # the same for a model of transformers (Bloom, Mamba): what the harness takes
+#: Where the configurations of ``transformers`` say how many tokens a model reads, the first that they have.
+CONTEXT_FIELDS = (
+    "max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_target_positions", "seq_length",
+)  # fmt: skip
+
+
+#: What to do about a model whose numbers are none.
+UNSOUND = "its weights are damaged or overflow in this precision; save it anew, or take float32"
 
 
 class CausalModel(Protocol):
@@ -140,13 +153,32 @@ def few_shot_context(benchmark: Benchmark, shots: int) -> str:
     return "".join(example + SHOT_DELIMITER for example in examples)
 
 
+def tokens_around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """Return the ids that a tokenizer itself puts before and after every text: ``[CLS]`` and ``[SEP]``, ``<s>``, none.
+
+    They are read off an encoded text, since no attribute says it for every tokenizer.
+    """
+    for text in ("a", "A", "the", "1", "."):
+        alone = tokenizer.encode(text, add_special_tokens=False)
+        framed = tokenizer.encode(text)
+        for place in range(len(framed) - len(alone) + 1 if alone else 0):
+            if framed[place : place + len(alone)] == alone:
+                return framed[:place], framed[place + len(alone) :]
+    return [], []
+
+
 def start_token(tokenizer: PreTrainedTokenizerBase) -> int:
     """Return the id of the token that stands before a text: beginning of text, else end of text.
 
+    A tokenizer that names no beginning of text and puts one token before every text has that one for it (``[CLS]``).
+
     Raises:
-        ValueError: the tokenizer has neither.
+        ValueError: the tokenizer has none of them.
     """
-    start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    if tokenizer.bos_token_id is not None:
+        return int(tokenizer.bos_token_id)
+    before, _ = tokens_around(tokenizer)
+    start = before[0] if len(before) == 1 else tokenizer.eos_token_id
     if start is None:
         raise ValueError(
             "the tokenizer has neither a bos nor an eos token, and nothing before which a first token has a "
@@ -161,14 +193,29 @@ def encode_pair(
     """Return the token ids of a prompt and of the answer after it, cut where the harness cuts.
 
     White space at the end of the prompt belongs to the answer. Both are encoded as one text, and the prompt has as many
-    tokens as it has alone: a token that spans the border goes to the answer.
+    tokens as it has alone: a token that spans the border goes to the answer. (The harness then has the prompt as it is
+    alone, so that the characters before the border stand twice, or no token is left for the answer.) The tokens that
+    the tokenizer puts before every text come first.
 
     Args:
         tokenizer: of ``transformers``.
         prompt: may be empty.
         answer: not empty.
         start: the token that stands for an empty prompt; by default the tokenizer's beginning- or end-of-text token.
+
+    Returns:
+        Both; the answer has no token where the tokenizer drops all of its characters.
+
+    Raises:
+        ValueError: an answer without a visible character, or an empty prompt where the tokenizer has no token for it.
     """
+    return _encoded_pair(tokenizer, prompt, answer, start, tokens_around(tokenizer)[0])
+
+
+def _encoded_pair(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str, start: int | None, beginning: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    """Do what ``encode_pair`` does, for a beginning that is known."""
     if not answer.strip():
         raise ValueError("an empty answer has no likelihood to compare: give at least one visible character")
     stripped = prompt.rstrip()
@@ -177,16 +224,56 @@ def encode_pair(
         return [start_token(tokenizer) if start is None else start], tokenizer.encode(answer, add_special_tokens=False)
     both = tokenizer.encode(stripped + answer, add_special_tokens=False)
     before = tokenizer.encode(stripped, add_special_tokens=False)
-    return before, both[len(before) :]
+    size = len(before)
+    if both[:size] != before or len(both) == size:
+        size = _tokens_within(tokenizer, stripped + answer, len(stripped), both, before)
+    before = _begun(both[:size], beginning)
+    if not before:
+        before = [start_token(tokenizer) if start is None else start]
+    return before, both[size:]
+
+
+def _tokens_within(
+    tokenizer: PreTrainedTokenizerBase, text: str, border: int, both: Sequence[int], before: Sequence[int]
+) -> int:
+    """Return how many of a text's first tokens end at or before a place in it."""
+    if tokenizer.is_fast:
+        ends = [end for _, end in tokenizer(text, add_special_tokens=False, return_offsets_mapping=True).offset_mapping]
+        return next((number for number, end in enumerate(ends) if end > border), len(ends))
+    same = [one == other for one, other in zip(both, before, strict=False)]  # written in Python: it knows no places
+    return min([*same, False].index(False), len(both) - 1)
+
+
+def _begun(ids: list[int], beginning: Sequence[int]) -> list[int]:
+    """Return ids with the tokenizer's beginning before them, unless the text itself begins with it."""
+    return ids if ids[: len(beginning)] == list(beginning) else [*beginning, *ids]
 
 
 def longest_context(model: Any) -> int:
-    """Return how many tokens a model reads: its config's ``max_length`` (the book's) or ``max_position_embeddings``."""
-    config = getattr(model, "config", None)
-    for name in ("max_position_embeddings", "n_positions") + (() if hasattr(config, "to_dict") else ("max_length",)):
-        if isinstance(value := getattr(config, name, None), int):
-            return value
-    return CONTEXT
+    """Return how many tokens a model reads, as its config says: ``max_length`` in the book's, :data:`CONTEXT_FIELDS`.
+
+    A model of several parts (Gemma 3 with images) says it in the part for text. RoBERTa and its kin count positions
+    from ``padding_idx + 1`` on, which leaves 512 of 514. Where nothing is said, it is :data:`TRANSFORMERS_CONTEXT`
+    for a model of ``transformers``, else :data:`CONTEXT`.
+    """
+    config: Any = getattr(model, "config", None)
+    theirs = hasattr(config, "to_dict")
+    parts = [config.get_text_config(decoder=True), config] if hasattr(config, "get_text_config") else [config]
+    for part in parts:
+        for name in CONTEXT_FIELDS if theirs else (*CONTEXT_FIELDS, "max_length"):
+            value = getattr(part, name, None)
+            if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+                return value - _unused_positions(model, value)
+    return TRANSFORMERS_CONTEXT if theirs else CONTEXT
+
+
+def _unused_positions(model: Any, positions: int) -> int:
+    """Return how many rows of a table of positions stand before the one of a text's first token."""
+    for name, module in model.named_modules() if isinstance(model, torch.nn.Module) else ():
+        padding, weight = getattr(module, "padding_idx", None), getattr(module, "weight", None)
+        if "position" in name.rpartition(".")[2] and padding is not None and isinstance(weight, Tensor):
+            return padding + 1 if len(weight) == positions else 0
+    return 0
 
 
 @torch.no_grad()
@@ -202,6 +289,9 @@ def log_likelihoods(
         model: a causal model in ``eval`` mode.
         pairs: prompt and answer, each of at least one token.
         batch_size: rows that are computed together.
+
+    Raises:
+        ValueError: an empty prompt or answer, an answer that the model cannot read, a log-probability that is NaN.
     """
     for number, (prompt, answer) in enumerate(pairs):
         if not len(prompt) or not len(answer):
@@ -230,12 +320,63 @@ def log_likelihoods(
                 ahead = torch.tensor(list(pairs[number][1]))  # (answer,)
                 chosen = log_probs[most - len(ahead) :].gather(1, ahead[:, None])  # (answer, 1)
                 found[number] = chosen.double().sum().item()
+    if np.isnan(found).any():
+        number = int(np.isnan(found).argmax())
+        raise ValueError(f"pair {number}: the model gives NaN in place of a likelihood: {UNSOUND}")
     return found
 
 
 def _device(model: Any) -> torch.device:
     parameter = next(model.parameters(), None) if hasattr(model, "parameters") else None
     return torch.device("cpu") if parameter is None else parameter.device
+
+
+def choice_tokens(
+    tokenizer: PreTrainedTokenizerBase,
+    benchmark: Benchmark,
+    items: Sequence[Item],
+    shots: int,
+    limit: int,
+    *,
+    start: bool = False,
+) -> list[tuple[list[int], list[int]]]:
+    """Return prompt and answer of each choice of each item as token ids, the choices of an item side by side.
+
+    Args:
+        tokenizer: the one that the model was trained with.
+        benchmark: of the kind ``choice``.
+        items: whose choices are encoded.
+        shots: number of examples before the prompt, from the dev part.
+        limit: tokens that the model reads; a prompt may exceed it, a choice may not.
+        start: as in :func:`score_choices`.
+
+    Raises:
+        ValueError: a benchmark of the other kind, too many shots, a choice that has no token or too many of them.
+    """
+    if benchmark.kind != "choice":
+        raise ValueError(f"{benchmark.name} is of the kind {benchmark.kind}: use score_generation")
+    context, (beginning, _) = few_shot_context(benchmark, shots), tokens_around(tokenizer)
+    first = start_token(tokenizer) if start else None
+    pairs = []
+    for item in items:
+        for choice in item.choices:
+            prompt, answer = _encoded_pair(
+                tokenizer, context + item.prompt, benchmark.delimiter + choice, None, beginning
+            )
+            _check_answer(benchmark, item, choice, len(answer), limit - 1)
+            if first is not None and prompt[0] != first:
+                prompt = [first, *prompt]
+            pairs.append((prompt, answer))
+    return pairs
+
+
+def _check_answer(benchmark: Benchmark, item: Item, choice: str, size: int, most: int) -> None:
+    """Refuse a choice whose number of tokens cannot be scored."""
+    if not 1 <= size <= most:
+        raise ValueError(
+            f"{benchmark.name}, item {item.id}: the choice {choice[:40]!r} has {size} tokens for this tokenizer, and "
+            f"the model can score 1 to {most} of them: take the item out, or write the choice in another way"
+        )
 
 
 def score_choices(
@@ -261,23 +402,13 @@ def score_choices(
             beginning of a training document. The harness does not, unless the tokenizer itself adds one.
 
     Raises:
-        ValueError: a benchmark of the other kind, too many shots.
+        ValueError: a benchmark of the other kind, too many shots, a choice that has no token or too many of them.
     """
-    if benchmark.kind != "choice":
-        raise ValueError(f"{benchmark.name} is of the kind {benchmark.kind}: use score_generation")
     chosen = benchmark.items if items is None else tuple(items)
-    context = few_shot_context(benchmark, shots)
-    first = start_token(tokenizer) if start else None
-    pairs = []
-    for item in chosen:
-        for choice in item.choices:
-            prompt, answer = encode_pair(tokenizer, context + item.prompt, benchmark.delimiter + choice)
-            if first is not None and prompt[0] != first:
-                prompt = [first, *prompt]
-            pairs.append((prompt, answer))
+    limit = longest_context(model)
+    pairs = choice_tokens(tokenizer, benchmark, chosen, shots, limit, start=start)
     found = log_likelihoods(model, pairs, batch_size)  # (items * choices,)
     shape = (len(chosen), len(chosen[0].choices))
-    limit = longest_context(model)
     too_long = np.array([len(prompt) + len(answer) - 1 > limit for prompt, answer in pairs])
     return ChoiceScores(
         benchmark.name, benchmark.version, shots, tuple(item.id for item in chosen),
@@ -288,6 +419,32 @@ def score_choices(
         gold=np.array([item.label for item in chosen]),
         truncated=np.any(too_long.reshape(shape), axis=1, keepdims=True)[:, 0],
     )  # fmt: skip
+
+
+def gap_tokens(
+    tokenizer: PreTrainedTokenizerBase, benchmark: Benchmark, items: Sequence[Item], shots: int, limit: int
+) -> list[tuple[list[int], list[int]]]:
+    """Return prompt and answer of each choice as token ids for a model that fills gaps, without what stands around.
+
+    Args:
+        tokenizer: the one that the model was trained with.
+        benchmark: of the kind ``choice``.
+        items: whose choices are encoded.
+        shots: number of examples before the prompt, from the dev part.
+        limit: tokens that the model reads; a prompt may exceed it, a choice may not.
+
+    Raises:
+        ValueError: too many shots, a choice that has no token or too many of them.
+    """
+    context, around = few_shot_context(benchmark, shots), sum(map(len, tokens_around(tokenizer)))
+    pairs = []
+    for item in items:
+        for choice in item.choices:
+            text = context + item.prompt
+            prompt, answer = _encoded_pair(tokenizer, text, benchmark.delimiter + choice, tokenizer.cls_token_id, ())
+            _check_answer(benchmark, item, choice, len(answer), limit - around - 1)
+            pairs.append((prompt, answer))
+    return pairs
 
 
 @torch.no_grad()
@@ -313,28 +470,69 @@ def masked_log_likelihoods(
 
     Returns:
         Nats per token ``(items, choices)``, and whether some of the prompt did not fit ``(items,)``.
+
+    Raises:
+        ValueError: too many shots, a choice that has no token or too many of them, a log-probability that is NaN.
     """
     chosen = benchmark.items if items is None else tuple(items)
-    context, outer = few_shot_context(benchmark, shots), tokenizer("")["input_ids"]
-    begin, end = outer[: len(outer) // 2], outer[len(outer) // 2 :]  # [CLS] and [SEP]
+    begin, end = tokens_around(tokenizer)  # [CLS] and [SEP]
     limit, device = longest_context(model), _device(model)
+    pairs = iter(gap_tokens(tokenizer, benchmark, chosen, shots, limit))
     found, cut = [], []
     for item in chosen:
         scores, too_long = [], False
-        for choice in item.choices:
-            prompt, answer = encode_pair(
-                tokenizer, context + item.prompt, benchmark.delimiter + choice, tokenizer.cls_token_id
-            )
-            room = limit - len(answer) - len(outer)
+        for _ in item.choices:
+            prompt, answer = next(pairs)
+            room = limit - len(answer) - len(begin) - len(end)
             too_long |= len(prompt) > room
             ids = [*begin, *prompt[-room:], *([tokenizer.mask_token_id] * len(answer)), *end]
             logits = model(torch.tensor([ids], device=device)).logits[0]  # (time, vocab)
             places = torch.arange(len(answer)) + len(ids) - len(end) - len(answer)  # (answer,)
             log_probs = logits[places].float().log_softmax(-1).cpu()  # (answer, vocab)
             scores.append(log_probs.gather(1, torch.tensor(answer)[:, None]).mean().item())
+        if np.isnan(scores).any():
+            where = f"{benchmark.name}, item {item.id}"
+            raise ValueError(f"{where}: the model gives NaN in place of a likelihood: {UNSOUND}")
         found.append(scores)
         cut.append(too_long)
     return np.array(found), np.array(cut)
+
+
+def prompt_tokens(
+    tokenizer: PreTrainedTokenizerBase,
+    benchmark: Benchmark,
+    items: Sequence[Item],
+    shots: int,
+    limit: int,
+    max_new_tokens: int = NEW_TOKENS,
+    *,
+    start: bool = False,
+) -> list[list[int]]:
+    """Return what a model reads before it writes the answer of each item: token ids, at least one, nothing cut off.
+
+    Args:
+        tokenizer: the one that the model was trained with.
+        benchmark: of the kind ``generation``.
+        items: whose prompts are encoded.
+        shots: number of examples before the prompt, from the dev part.
+        limit: tokens that the model reads.
+        max_new_tokens: tokens after which an answer is cut.
+        start: as in :func:`score_choices`.
+
+    Raises:
+        ValueError: a benchmark of the other kind, too many shots, a number of new tokens that the model cannot read.
+    """
+    if benchmark.kind != "generation":
+        raise ValueError(f"{benchmark.name} is of the kind {benchmark.kind}: use score_choices")
+    if not 1 <= max_new_tokens < limit:
+        raise ValueError(f"max_new_tokens={max_new_tokens}: it takes 1 to {limit - 1} for this model")
+    context, (beginning, _) = few_shot_context(benchmark, shots), tokens_around(tokenizer)
+    before = [start_token(tokenizer)] if start else beginning
+    found = []
+    for item in items:
+        ids = _begun(tokenizer.encode(context + item.prompt, add_special_tokens=False), before)
+        found.append(ids or [start_token(tokenizer)])
+    return found
 
 
 def score_generation(
@@ -344,7 +542,7 @@ def score_generation(
     shots: int = 0,
     *,
     items: Sequence[Item] | None = None,
-    max_new_tokens: int = 16,
+    max_new_tokens: int = NEW_TOKENS,
     batch_size: int = 16,
     start: bool = False,
 ) -> GenerationScores:
@@ -363,15 +561,9 @@ def score_generation(
     Raises:
         ValueError: a benchmark of the other kind, too many shots, a number of new tokens that the model cannot read.
     """
-    if benchmark.kind != "generation":
-        raise ValueError(f"{benchmark.name} is of the kind {benchmark.kind}: use score_choices")
-    limit = longest_context(model) - max_new_tokens
-    if max_new_tokens < 1 or limit < 1:
-        raise ValueError(f"max_new_tokens={max_new_tokens}: it takes 1 to {limit + max_new_tokens - 1} for this model")
     chosen = benchmark.items if items is None else tuple(items)
-    context = few_shot_context(benchmark, shots)
-    before = [start_token(tokenizer)] if start else []
-    prompts = [before + tokenizer.encode(context + item.prompt, add_special_tokens=False) for item in chosen]
+    limit = longest_context(model) - max_new_tokens
+    prompts = prompt_tokens(tokenizer, benchmark, chosen, shots, longest_context(model), max_new_tokens, start=start)
     outputs = generate_lines(model, tokenizer, [ids[-limit:] for ids in prompts], max_new_tokens, batch_size)
     return GenerationScores(
         benchmark.name, benchmark.version, shots, tuple(item.id for item in chosen), tuple(outputs),
@@ -384,14 +576,21 @@ def generate_lines(
     model: CausalModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Sequence[int]],
-    max_new_tokens: int = 16,
+    max_new_tokens: int = NEW_TOKENS,
     batch_size: int = 16,
 ) -> list[str]:
     """Continue prompts (token ids) greedily up to a line break, an end token or ``max_new_tokens``.
 
-    Returns the texts without the white space around them; one that begins with a line break is empty. Every step
-    computes the whole row again: slow, and right for any causal model without knowing its cache or positions.
+    Returns the texts without special tokens and without the white space around them; one that begins with a line break
+    is empty. End tokens are the tokenizer's and those of the model's ``generation_config``. Every step computes the
+    whole row again: slow, and right for any causal model without knowing its cache or positions.
+
+    Raises:
+        ValueError: a prompt without a token, or a model that gives NaN.
     """
+    if empty := [number for number, ids in enumerate(prompts) if not len(ids)]:
+        raise ValueError(f"prompt {empty[0]} has no token: give at least one, such as start_token(tokenizer)")
+    ends = _end_tokens(model, tokenizer)
     order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
     device = _device(model)
     texts = [""] * len(prompts)
@@ -404,16 +603,26 @@ def generate_lines(
                 ids[place, : len(row)] = torch.tensor(row)
             logits = model(ids.to(device)).logits  # (batch, time, vocab)
             last = logits[torch.arange(len(lengths)), torch.tensor(lengths) - 1]  # (batch, vocab)
-            for number, token in zip(list(running), last.argmax(-1).tolist(), strict=True):
-                ended = token == tokenizer.eos_token_id
+            highest, tokens = last.max(-1)  # (batch,), (batch,)
+            if highest.isnan().any():
+                raise ValueError(f"the model gives NaN in place of logits: {UNSOUND}")
+            for number, token in zip(list(running), tokens.tolist(), strict=True):
+                ended = token in ends
                 if not ended:
                     running[number].append(token)
-                    texts[number] = str(tokenizer.decode(running[number][len(prompts[number]) :]))
+                    written = running[number][len(prompts[number]) :]
+                    texts[number] = str(tokenizer.decode(written, skip_special_tokens=True))
                 if ended or "\n" in texts[number]:
                     del running[number]
             if not running:
                 break
     return [text.split("\n")[0].strip() for text in texts]
+
+
+def _end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> set[int | None]:
+    """Return the ids after which a model writes nothing more; some models have several."""
+    ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    return {tokenizer.eos_token_id, *(ends if isinstance(ends, list | tuple) else [ends])}
 
 
 def answer_alone(

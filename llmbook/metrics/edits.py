@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 from llmbook.metrics.checks import text_pairs, whole
 
+_BOTH, _DELETE, _INSERT = range(3)  # the ways to a cell of the table: an item of both sides, of the reference alone ...
+
 
 class Edit(NamedTuple):
     """One step of an alignment; an index is ``None`` where the step takes nothing from that side."""
@@ -80,7 +82,8 @@ def align(prediction: Sequence[Hashable], reference: Sequence[Hashable]) -> list
     """One shortest way from the reference to the prediction, step by step (Wagner and Fischer 1974).
 
     The distance is unique, the way is not: here a match or substitution goes before a deletion, that before an
-    insertion, seen from the end. Other programs break ties otherwise and report other numbers of substitutions.
+    insertion, seen from the end. Other programs break ties otherwise and report other numbers of substitutions. It
+    takes a byte for each pair of items: 9 MB for 3,000 and 3,000.
 
     Args:
         prediction: any sequence of hashable items.
@@ -90,19 +93,30 @@ def align(prediction: Sequence[Hashable], reference: Sequence[Hashable]) -> list
         ValueError: an item that is missing, see :func:`edit_distance`.
     """
     prediction, reference = _by_value(prediction, reference)
-    table = [list(range(len(prediction) + 1))]  # table[i][j]: first i items of the reference, j of the prediction
+    width = len(prediction) + 1
+    above = list(range(width))  # the last row of the table of distances, which alone is kept
+    taken = [bytearray([_INSERT]) * width]  # taken[i][j]: last step to i items of the reference, j of the prediction
     for i, item in enumerate(reference, 1):
-        above, row = table[-1], [i]
-        for j, other in enumerate(prediction, 1):
-            row.append(min(above[j - 1] + (item != other), above[j] + 1, row[-1] + 1))
-        table.append(row)
+        row, steps_of_row = [i], bytearray([_DELETE])
+        left = i
+        for j, other in enumerate(prediction):
+            step, least = _BOTH, above[j] + (item != other)
+            if (deleted := above[j + 1] + 1) < least:
+                step, least = _DELETE, deleted
+            if left + 1 < least:
+                step, least = _INSERT, left + 1
+            row.append(left := least)
+            steps_of_row.append(step)
+        above = row
+        taken.append(steps_of_row)
     steps = []
     i, j = len(reference), len(prediction)
     while i or j:
-        if i and j and table[i][j] == table[i - 1][j - 1] + (reference[i - 1] != prediction[j - 1]):
+        step = taken[i][j]
+        if step == _BOTH:
             i, j = i - 1, j - 1
             steps.append(Edit("match" if reference[i] == prediction[j] else "substitute", i, j))
-        elif i and table[i][j] == table[i - 1][j] + 1:
+        elif step == _DELETE:
             i -= 1
             steps.append(Edit("delete", i, None))
         else:
