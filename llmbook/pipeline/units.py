@@ -14,10 +14,11 @@ _WORD = re.compile(r"\w+")
 _UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u1950-\u19df\u1a20-\u1aaf\u3005-\u3007\u3021-\u3029\u3031-\u303c\u3041-\u30ff"
     "\u3105-\u312f\u31a0-\u31bf\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\ua9e0-\ua9ff\uaa60-\uaadf\uf900-\ufaff\uff66-\uff9f"
-    "\U0001aff0-\U0001b16f\U00020000-\U0003ffff"
 )
+_UNSPACED_HIGH = "\U0001aff0-\U0001b16f\U00020000-\U0003ffff"
 _PICTURES = "\U0001f000-\U0001faff"  # emoji
-_INVISIBLE = re.compile("[\u00ad\u200c\u200d\u2060\ufe00-\ufe0f\ufeff\U000e0100-\U000e01ef]+")  # joiners and variants
+_JOINERS = "\u00ad\u200c\u200d\u2060\ufe00-\ufe0f\ufeff"  # nobody sees them, nor variation selectors
+_INVISIBLE = re.compile(f"[{_JOINERS}\U000e0100-\U000e01ef]+")
 
 
 def text_units(text: str) -> list[str]:
@@ -31,7 +32,11 @@ def text_units(text: str) -> list[str]:
     lowered = text.lower()
     if lowered.isascii():
         return _WORD.findall(lowered)
-    return _unit().findall(_INVISIBLE.sub("", unicodedata.normalize("NFC", lowered)))
+    unit, odd = _patterns()
+    composed = unicodedata.normalize("NFC", lowered)
+    if not odd.search(composed):  # most texts in Latin, Greek, Cyrillic, Arabic or Korean letters
+        return _WORD.findall(composed)
+    return unit.findall(_INVISIBLE.sub("", composed))
 
 
 def units_or_symbols(text: str) -> list[str]:
@@ -43,10 +48,14 @@ def units_or_symbols(text: str) -> list[str]:
 
 
 @functools.cache
-def _unit() -> re.Pattern[str]:
-    """Match a word, or a character of a script without spaces, each with its marks."""
+def _patterns() -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """Return what matches a unit with its marks, and what finds a character for which ``\\w+`` would not do."""
     codes = [code for code in range(0x1F000) if unicodedata.category(chr(code))[0] == "M"]
     starts = [code for code, before in zip(codes, [-2, *codes], strict=False) if code != before + 1]
     ends = [code for code, behind in zip(codes, [*codes[1:], -2], strict=True) if code != behind - 1]
     marks = "".join(f"{chr(start)}-{chr(end)}" for start, end in zip(starts, ends, strict=True))
-    return re.compile(rf"(?:[^\W{_UNSPACED}]+[{marks}]*)+|(?:(?=\w)[{_UNSPACED}]|[{_PICTURES}])[{marks}]*")
+    unspaced = _UNSPACED + _UNSPACED_HIGH
+    unit = rf"(?:[^\W{unspaced}]+[{marks}]*)+|(?:(?=\w)[{unspaced}]|[{_PICTURES}])[{marks}]*"
+    low = "".join(f"{chr(start)}-{chr(end)}" for start, end in zip(starts, ends, strict=True) if end < 0x10000)
+    # apart from the characters of 16 bits, since a class with both is many times slower
+    return re.compile(unit), re.compile(f"[{low}{_UNSPACED}{_JOINERS}]|[\U00010000-\U0010ffff]")
