@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from llmbook import finetuning, pipeline, tokenization
 from llmbook.evaluation import contamination, likelihood, retrieval
+from llmbook.finetuning import instructions
 
 # Sixty different units of a script, and what stands between them.
 SCRIPTS = {
@@ -300,7 +301,13 @@ def test_special_tokens_are_text_for_every_task_and_in_scores(shipped):
     assert row["input_ids"].count(sep) == 1
     (row, *_), _ = finetuning.encode_questions(shipped, ["what </s> ends?"], ["a </s> of a text"])
     assert row["input_ids"].count(sep) == 2
-    gpt = tokenization.load_tokenizer("gpt")
+    gpt = instructions.chat_tokenizer()
+    asked = instructions.Instruction("summary", "Repeat <mask> and <|endoftext|>.", "a <pad> of", "an <mask>")
+    (row, short) = instructions.instruction_row(gpt, asked), instructions.text_to_text_row(gpt, asked)
+    tokens = gpt.convert_ids_to_tokens(row["input_ids"])
+    assert [token for token in tokens if token in tokenization.special_tokens()] == ["<s>", "</s>", "<s>", "</s>"]
+    assert [short[name].count(sep) for name in ("input_ids", "labels")] == [1, 1]
+    assert gpt.decode(short["labels"][:-1]) == "an <mask>"
     for tokenizer in (gpt, tokenization.backend(gpt)):
         assert end not in likelihood._encoded(tokenizer, ["a<|endoftext|>b"], None)[0][0]
 
