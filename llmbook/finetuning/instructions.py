@@ -104,7 +104,10 @@ def _marked_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """The ids of a conversation as one text, in which the marks of turns are the only special tokens."""
     ids: list[int] = []
     for place, part in enumerate(_MARKS.split(text)):  # text, mark, text, ..., text
-        ids += [tokenizer.convert_tokens_to_ids(part)] if place % 2 else _ids(tokenizer, part) if part else []
+        if place % 2:
+            ids += tokenizer(part, add_special_tokens=False)["input_ids"]
+        elif part:
+            ids += _ids(tokenizer, part)
     return ids
 
 
@@ -389,7 +392,7 @@ def text_to_text_row(
     asked = f"{example.instruction} " if example.task == "type" else ""
     source = _ids(tokenizer, f"{example.task}: {asked}{example.source}")[: max_length - 1]
     target = _ids(tokenizer, example.answer)[: max_answer - 1]
-    end = tokenizer.convert_tokens_to_ids(EOS)
+    (end,) = _marked_ids(tokenizer, EOS)
     return {"input_ids": [*source, end], "labels": [*target, end]}
 
 
@@ -436,5 +439,5 @@ def text_to_text_answer(
         first = torch.full((len(part), 1), pad, device=device)  # (batch, 1)
         return greedy(model, first, max_new_tokens, True, batch["input_ids"], batch["attention_mask"])[:, 1:]
 
-    end = tokenizer.convert_tokens_to_ids(EOS)
+    (end,) = _marked_ids(tokenizer, EOS)
     return _written(model, tokenizer, rows, end, batch_size, write)
