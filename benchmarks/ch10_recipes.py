@@ -170,7 +170,7 @@ def main() -> None:
     rt = runtime.setup()
     tokenizer = tokenization.load_tokenizer()
     texts = list(corpora.pydocs()["train"].shuffle(seed=0)["text"])
-    stream = np.concatenate(tokenization.encode_documents(tokenizer, texts))
+    stream = np.concatenate(tokenization.encode_documents(tokenizer, texts, control=True))  # the shipped stream
     held_out, convention = corpora.held_out(), BOOK.with_window(WINDOW)
 
     def score(model: nn.Module) -> float:

@@ -101,7 +101,8 @@ def main() -> None:
             systems.append({"name": name, "kind": f"transformer, {precision}"} | found | {"bytes": weights})
             write(PATH, record | {"runs": runs, "systems": systems})
     if not {f"Kneser-Ney, order {order}" for order in ORDERS} <= known:
-        train = tokenization.encode_documents(tokenizer, corpora.pydocs()["train"].shuffle(seed=0)["text"][:])
+        texts = list(corpora.pydocs()["train"].shuffle(seed=0)["text"])
+        train = tokenization.encode_documents(tokenizer, texts, control=True)  # what pydocs-gpt has read
         counts = ngram.NGramCounts(train, len(tokenizer), order=max(ORDERS))
         for order in ORDERS:
             table = ngram.KneserNey(counts, order)

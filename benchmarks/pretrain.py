@@ -316,7 +316,7 @@ def main(arguments: list[str] | None = None) -> None:
     docs = corpora.pydocs()
     fingerprint = corpora.describe(docs)
     tokenizer = tokenization.load_tokenizer()
-    documents = tokenization.encode_documents(tokenizer, list(docs["train"].shuffle(seed=0)["text"]))
+    documents = tokenization.encode_documents(tokenizer, list(docs["train"].shuffle(seed=0)["text"]), control=True)
     stream = np.concatenate(documents).astype(np.uint16)
     held_out = corpora.held_out()
     torch.manual_seed(0)

@@ -9,8 +9,9 @@ for reading, for small text, and as the reference of chapter 8's cells.
 import heapq
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,18 @@ SENTINELS = 32
 FAMILIES = ("gpt", "bert", "t5")
 
 Pair = tuple[str, str]
+
+
+def well_formed(text: str) -> str:
+    """Return a text that UTF-8 can write: halves of a surrogate pair are joined, and a half alone becomes U+FFFD.
+
+    JSON and file names bring such halves; a tokenizer refuses them. Any other text comes back as it is.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def train_byte_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -51,14 +64,15 @@ def train_byte_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator(map(well_formed, texts), trainer)
     return tokenizer
 
 
 def backend(tokenizer: "Tokenizer | PreTrainedTokenizerFast") -> Tokenizer:
     """Return the ``tokenizers`` tokenizer in one of ``transformers``, or the one that was given.
 
-    A call of one of ``transformers`` leaves padding and truncation there until the next call: they are taken off.
+    A call of one of ``transformers`` leaves padding, truncation and how it reads special tokens there until the next
+    call: they are taken off.
 
     Raises:
         ValueError: neither of the two.
@@ -75,15 +89,39 @@ def backend(tokenizer: "Tokenizer | PreTrainedTokenizerFast") -> Tokenizer:
         inner.no_truncation()
     if inner.padding is not None:
         inner.no_padding()
+    inner.encode_special_tokens = bool(getattr(tokenizer, "split_special_tokens", False))
     return inner
 
 
-def encode_documents(tokenizer: "Tokenizer | PreTrainedTokenizerFast", texts: Sequence[str]) -> list[np.ndarray]:
+@contextmanager
+def special_as_text(tokenizer: "Tokenizer | PreTrainedTokenizerFast") -> Iterator[Tokenizer]:
+    """Let a tokenizer read its special tokens in a text as text, cut into ordinary pieces, inside a ``with``.
+
+    A document about ``<|endoftext|>`` is one document, and nobody who writes a text can end it or mask a word. The
+    tokens that the tokenizer itself puts around a text are not concerned.
+    """
+    inner = backend(tokenizer)
+    before = inner.encode_special_tokens
+    inner.encode_special_tokens = True
+    try:
+        yield inner
+    finally:
+        inner.encode_special_tokens = before
+
+
+def encode_documents(
+    tokenizer: "Tokenizer | PreTrainedTokenizerFast", texts: Sequence[str], control: bool = False
+) -> list[np.ndarray]:
     """Encode each text and close it with ``<|endoftext|>``.
+
+    What looks like a special token in a text is text (:func:`special_as_text`), so that each array has one end. Half a
+    surrogate pair is read as U+FFFD (:func:`well_formed`).
 
     Args:
         tokenizer: of ``tokenizers`` or of ``transformers``; what the latter puts around a text is left out.
         texts: the documents.
+        control: read special tokens in the texts as what they stand for instead, as the models that the book ships
+            were trained (three of their 31,502 documents have some).
 
     Returns:
         One ``int32`` array of token ids for each text, shape ``(tokens + 1,)``.
@@ -91,14 +129,15 @@ def encode_documents(tokenizer: "Tokenizer | PreTrainedTokenizerFast", texts: Se
     Raises:
         ValueError: it has no ``<|endoftext|>``, or is no tokenizer.
     """
-    tokenizer = backend(tokenizer)
-    end = tokenizer.token_to_id(END_OF_TEXT)
+    end = backend(tokenizer).token_to_id(END_OF_TEXT)
     if end is None:
         raise ValueError(f"this tokenizer has no {END_OF_TEXT} token; train one with train_byte_bpe")
     documents = []
-    for start in range(0, len(texts), 1000):  # an encoding holds far more than its ids: keep few at a time
-        encodings = tokenizer.encode_batch_fast(list(texts[start : start + 1000]), add_special_tokens=False)
-        documents += [np.array([*encoding.ids, end], dtype=np.int32) for encoding in encodings]
+    with nullcontext(backend(tokenizer)) if control else special_as_text(tokenizer) as inner:
+        for start in range(0, len(texts), 1000):  # an encoding holds far more than its ids: keep few at a time
+            part = [well_formed(text) for text in texts[start : start + 1000]]
+            encodings = inner.encode_batch_fast(part, add_special_tokens=False)
+            documents += [np.array([*encoding.ids, end], dtype=np.int32) for encoding in encodings]
     return documents
 
 
@@ -146,7 +185,7 @@ def train_for_models(texts: Iterable[str], vocab_size: int = 4096, sentinels: in
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator(map(well_formed, texts), trainer)
     return tokenizer
 
 
@@ -300,7 +339,9 @@ def apply_bpe(word: str, ranks: Mapping[Pair, int]) -> list[str]:
 # --- WordPiece ------------------------------------------------------------------------------------------------------
 
 
-def longest_match(word: str, vocabulary: Iterable[str], prefix: str = "##", unknown: str = "[UNK]") -> list[str]:
+def longest_match(
+    word: str, vocabulary: Iterable[str], prefix: str = "##", unknown: str = "[UNK]", longest: int = 100
+) -> list[str]:
     """Cut a word as BERT's WordPiece does: the longest token that fits, from the left; ``[unknown]`` if one is missing.
 
     Args:
@@ -308,7 +349,10 @@ def longest_match(word: str, vocabulary: Iterable[str], prefix: str = "##", unkn
         vocabulary: the tokens; pass a set, it is asked often.
         prefix: what marks a token that does not begin a word.
         unknown: what stands for the whole word if it cannot be written.
+        longest: characters of the longest word that is cut; BERT gives up a longer one, and so does the library.
     """
+    if len(word) > longest:
+        return [unknown]
     known = vocabulary if isinstance(vocabulary, set | frozenset | dict) else set(vocabulary)
     pieces: list[str] = []
     start = 0
@@ -330,13 +374,18 @@ def viterbi(word: str, scores: Mapping[str, float]) -> tuple[list[str], float]:
 
     Args:
         word: one piece of the pre-tokenizer.
-        scores: log-probability of each token. A character that is no token is a piece of its own, with the smallest
-            score minus ten, as in ``tokenizers``.
+        scores: log-probability of each token. A character that is no token has the smallest score minus ten, and a
+            run of them is one piece, as in ``tokenizers``.
 
     Returns:
         ``(pieces, log-probability)``; of equally probable segmentations the one whose last piece is longest.
     """
-    return _viterbi(word, scores, *_limits(scores))
+    cut, score = _viterbi(word, scores, *_limits(scores))
+    pieces: list[str] = []
+    for known, run in groupby(cut, key=scores.__contains__):
+        part = list(run)
+        pieces += part if known else ["".join(part)]
+    return pieces, score
 
 
 def expected_counts(word: str, scores: Mapping[str, float]) -> tuple[dict[str, float], float]:
@@ -408,6 +457,9 @@ def unigram_seeds(word_counts: Mapping[str, int], longest: int = 16) -> dict[str
     All characters, and all strings of 2 to ``longest`` characters that are followed in the word list by at least two
     different things (another character or the end of a word). A character weighs as often as it occurs, a
     longer string its occurrences in the list of different words times its length.
+
+    Raises:
+        ValueError: no word with a character and a count above 0.
     """
     characters: Counter[str] = Counter()
     found: Counter[str] = Counter()
@@ -418,6 +470,11 @@ def unigram_seeds(word_counts: Mapping[str, int], longest: int = 16) -> dict[str
             for end in range(start + 2, min(start + longest, len(word)) + 1):
                 found[word[start:end]] += 1
                 followers[word[start:end]].add(word[end : end + 1])
+    if characters.total() <= 0:
+        raise ValueError(
+            f"{len(word_counts)} words, and no character that occurs: give the words of a text with their counts, "
+            "such as Counter(text.split())"
+        )
     weights: dict[str, float] = {c: n for n, c in sorted(((n, c) for c, n in characters.items()), reverse=True)}
     longer = [(n * len(s), s) for s, n in found.items() if len(followers[s]) > 1]
     weights |= {s: weight for weight, s in sorted(longer, reverse=True)}
@@ -443,6 +500,9 @@ def train_unigram(
 
     Returns:
         Log-probability of each token, best first; ``vocab_size - 1`` of them, or fewer if training dropped more.
+
+    Raises:
+        ValueError: words without a character, fewer tokens than characters, or a share out of range.
     """
     required = sorted({c for word in word_counts for c in word})
     if vocab_size <= len(required):

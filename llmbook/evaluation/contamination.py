@@ -4,7 +4,6 @@ probabilities where it is not (chapter 17).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -13,13 +12,17 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from llmbook.evaluation.scoring import CausalModel, longest_context
+from llmbook.pipeline.units import text_units
 
 Floats = NDArray[np.float64]
 
 
 def plain_words(text: str) -> list[str]:
-    """Return the words of a text in lower case, without punctuation, so that reformatting hides nothing."""
-    return re.findall(r"\w+", text.lower())
+    """Return the words of a text in lower case, without punctuation, so that reformatting hides nothing.
+
+    Where a script has no spaces its characters stand for words (:func:`llmbook.pipeline.text_units`).
+    """
+    return text_units(text)
 
 
 def _hashes(tokens: Sequence[str], order: int) -> set[int]:

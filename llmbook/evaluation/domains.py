@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from llmbook.tokenization import special_as_text
+
 WORD = re.compile(r"[^\W\d_]+(?:[_'’-][^\W\d_]+)*")
 
 
@@ -174,10 +176,11 @@ def tokenization_tax(tokenizer: Tokenizer, texts: Sequence[str]) -> Tokenization
     counts = word_counts(texts)
     if not counts:
         raise ValueError("no word in the texts: give at least one")
-    encodings = tokenizer.encode_batch_fast([" " + word for word in counts], add_special_tokens=False)
+    with special_as_text(tokenizer):
+        encodings = tokenizer.encode_batch_fast([" " + word for word in counts], add_special_tokens=False)
+        tokens = sum(len(e.ids) for e in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False))
     lengths = np.array([len(encoding.ids) for encoding in encodings])  # (words,)
     weights = np.array(list(counts.values()))  # (words,)
-    tokens = sum(len(e.ids) for e in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False))
     return TokenizationTax(
         bytes_per_token=sum(len(text.encode()) for text in texts) / tokens,
         fertility=float((lengths * weights).sum() / weights.sum()),

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from llmbook.evaluation.benchmarks import half_character
 from llmbook.evaluation.scoring import UNSOUND, start_token
 from llmbook.ngram import AddK, KneserNey
-from llmbook.tokenization import END_OF_TEXT
+from llmbook.tokenization import END_OF_TEXT, special_as_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -275,11 +275,15 @@ def _in_windows(
 def _encoded(
     tokenizer: Tokenizer | PreTrainedTokenizerBase, texts: Sequence[str], most: int | None
 ) -> list[tuple[list[int], int]]:
-    """Return the ids of each text, and how many UTF-8 bytes its first ``most`` tokens have."""
+    """Return the ids of each text, and how many UTF-8 bytes its first ``most`` tokens have.
+
+    What looks like a special token in a text is text.
+    """
     if isinstance(tokenizer, Tokenizer):
-        encodings = tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        with special_as_text(tokenizer):
+            encodings = tokenizer.encode_batch(list(texts), add_special_tokens=False)
     else:
-        batch = tokenizer(list(texts), add_special_tokens=False, verbose=False)
+        batch = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False)
         if batch.encodings is None:  # written in Python: it does not say which characters a token is of
             if most is not None:
                 raise ValueError(

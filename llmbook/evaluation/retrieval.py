@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,13 +10,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
-TERM = re.compile(r"\w+")
+from llmbook.pipeline.units import text_units
+
 FORMS = ("lucene", "robertson")
 
 
 def terms(text: str) -> list[str]:
-    """Return what is looked up: runs of letters, digits and ``_`` in lower case."""
-    return TERM.findall(text.lower())
+    """Return what is looked up: runs of letters, digits and ``_`` in lower case.
+
+    Letters have their combining marks with them, and where a script has no spaces each character is a term
+    (:func:`llmbook.pipeline.text_units`).
+    """
+    return text_units(text)
 
 
 class Hit(NamedTuple):

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from llmbook.objectives import IGNORE
+from llmbook.tokenization import well_formed
 from llmbook.transformer import Encoder, unwrapped
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 EncodedRow = dict[str, Any]
+NOWHERE = -1  # the place of a word without a token
 
 
 class Place(NamedTuple):
@@ -136,7 +138,7 @@ def encode_texts(
             raise ValueError(f"{len(texts)} texts, {len(labels)} labels, num_labels={num_labels}: one label for each "
                              "text, and the number of classes")  # fmt: skip
         check_labels(labels, num_labels, every_class)
-    ids = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"] if len(texts) else []
+    ids = _read(tokenizer, texts, truncation=True, max_length=max_length)["input_ids"] if len(texts) else []
     if empty := [row for row, tokens in enumerate(ids) if not tokens]:
         raise ValueError(f"text {empty[0]} has no token: leave empty texts out")
     if labels is None:
@@ -168,8 +170,9 @@ def encode_words(
         max_length: tokens of a row, special ones included; the words behind are cut off.
 
     Returns:
-        The rows, and for each the place of every word's first token, for :func:`read_tags`; words that were cut off
-        have none, so a list may be shorter than its words.
+        The rows, and for each the place of every word's first token, for :func:`read_tags`. Words that were cut off
+        have none, so a list may be shorter than its words; a word of which the tokenizer makes nothing, such as one of
+        invisible characters, has -1.
 
     Raises:
         ValueError: words and tags of different numbers, an empty word or one with white space, and see
@@ -192,7 +195,7 @@ def encode_words(
     texts = [" ".join(some) for some in words]
     if not texts:
         return [], []
-    coded = tokenizer(texts, truncation=True, max_length=max_length, return_offsets_mapping=True)
+    coded = _read(tokenizer, texts, truncation=True, max_length=max_length, return_offsets_mapping=True)
     rows: list[EncodedRow] = []
     firsts: list[list[int]] = []
     for number, (text, some) in enumerate(zip(texts, words, strict=True)):
@@ -200,13 +203,14 @@ def encode_words(
         places: list[int] = []
         covered = _covered(text, coded["offset_mapping"][number], coded.sequence_ids(number), 0)
         for place, span in enumerate(covered):
-            if span is not None and span[0] < span[1] and word_at[span[0]] == len(places):
-                places.append(place)
+            if span is not None and span[0] < span[1] and word_at[span[0]] >= len(places):
+                places += [NOWHERE] * (word_at[span[0]] - len(places)) + [place]
         row: EncodedRow = {"input_ids": coded["input_ids"][number]}
         if tags is not None:
             row["labels"] = [IGNORE] * len(row["input_ids"])
             for place, tag in zip(places, tags[number], strict=False):
-                row["labels"][place] = int(tag)
+                if place != NOWHERE:
+                    row["labels"][place] = int(tag)
         rows.append(row)
         firsts.append(places)
     return rows, firsts
@@ -215,7 +219,7 @@ def encode_words(
 def read_tags(
     logits: Sequence[Tensor], firsts: Sequence[Sequence[int]], words: Sequence[Sequence[str]], names: Sequence[str]
 ) -> list[list[str]]:
-    """Return the most probable tag of each word, ``O`` for those that were cut off.
+    """Return the most probable tag of each word, ``O`` for those that were cut off or have no token.
 
     Args:
         logits: for each row ``(time, labels)``, as ``predict`` returns them.
@@ -226,7 +230,8 @@ def read_tags(
     found = []
     for scores, places, some in zip(logits, firsts, words, strict=True):
         best = scores[list(places)].argmax(-1).tolist() if places else []
-        found.append([names[tag] for tag in best] + ["O"] * (len(some) - len(best)))
+        read = [names[tag] if place != NOWHERE else "O" for tag, place in zip(best, places, strict=True)]
+        found.append(read + ["O"] * (len(some) - len(read)))
     return found
 
 
@@ -361,6 +366,20 @@ def _needs_offsets(tokenizer: PreTrainedTokenizerBase) -> None:
         raise ValueError(f"{type(tokenizer).__name__} does not tell which characters a token covers: use a fast one")
 
 
+def _read(tokenizer: PreTrainedTokenizerBase, *texts: Sequence[str], **options: Any) -> Any:
+    """Call a tokenizer on texts, or on texts and their second parts, with special tokens in them read as text."""
+    try:
+        return tokenizer(*map(list, texts), split_special_tokens=True, **options)
+    except TypeError:  # what it says of half a surrogate pair names neither the text nor the reason
+        for row, text in ((row, text) for part in texts for row, text in enumerate(part)):
+            if isinstance(text, str) and well_formed(text) != text:
+                raise ValueError(
+                    f"text {row} holds half of a surrogate pair, which is no character: give "
+                    "tokenization.well_formed(text)"
+                ) from None
+        raise
+
+
 def _covered(
     text: str, offsets: Iterable[tuple[int, int]], sequence: Iterable[int | None], wanted: int
 ) -> list[tuple[int, int] | None]:
@@ -396,14 +415,15 @@ def _encode_pair(
     tokenizer: PreTrainedTokenizerBase, example: int, question: str, context: str, max_length: int, stride: int | None
 ) -> Any:
     """Encode one question and its context, as one window or several."""
-    taken = len(tokenizer(question)["input_ids"]) + 1
+    taken = len(_read(tokenizer, [question])["input_ids"][0]) + 1
     if taken + (stride or 0) >= max_length:
         raise ValueError(
             f"question {example} takes {taken} of max_length={max_length} tokens, and stride={stride}: no room is left "
             "for its context; raise max_length"
         )
     several: dict[str, Any] = {"return_overflowing_tokens": True, "stride": stride} if stride is not None else {}
-    return tokenizer(
+    return _read(
+        tokenizer,
         [question],
         [context],
         truncation="only_second",

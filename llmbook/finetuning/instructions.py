@@ -38,7 +38,7 @@ CHAT_TEMPLATE = (
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{ '<s>assistant\\n' }}{%- endif -%}"
 )
-_MARKS = re.compile(f"{re.escape(BOS)}|{re.escape(EOS)}")
+_MARKS = re.compile(f"({re.escape(BOS)}|{re.escape(EOS)})")
 
 
 def chat_tokenizer() -> PreTrainedTokenizerFast:
@@ -95,7 +95,19 @@ class Instruction:
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+    """The ids of what somebody wrote: what looks like a special token in it is text."""
+    return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+
+def _marked_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """The ids of a conversation as one text, in which the marks of turns are the only special tokens."""
+    ids: list[int] = []
+    for place, part in enumerate(_MARKS.split(text)):  # text, mark, text, ..., text
+        if place % 2:
+            ids += tokenizer(part, add_special_tokens=False)["input_ids"]
+        elif part:
+            ids += _ids(tokenizer, part)
+    return ids
 
 
 def text_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
@@ -128,7 +140,7 @@ def prompt_row(tokenizer: PreTrainedTokenizerBase, example: Instruction, max_len
 
 
 def _turns(tokenizer: PreTrainedTokenizerBase, user: str) -> list[int]:
-    return _ids(tokenizer, apply_chat_template([{"role": "user", "content": user}], add_generation_prompt=True))
+    return _marked_ids(tokenizer, apply_chat_template([{"role": "user", "content": user}], add_generation_prompt=True))
 
 
 def instruction_row(
@@ -154,7 +166,7 @@ def instruction_row(
         raise ValueError(f"the instruction {example.instruction[:40]!r} has no answer: there is nothing to teach")
     if found := _MARKS.search(example.answer):
         raise ValueError(f"the answer holds {found[0]!r}, which begins or ends a turn: remove it")
-    answer = _ids(tokenizer, f"{example.answer}{EOS}")
+    answer = _marked_ids(tokenizer, f"{example.answer}{EOS}")
     if len(answer) >= max_length:
         raise ValueError(f"max_length={max_length}: the answer alone has {len(answer)} tokens; allow more")
     prompt = prompt_row(tokenizer, example, max_length - len(answer))["input_ids"]
@@ -385,7 +397,7 @@ def text_to_text_row(
     asked = f"{example.instruction} " if example.task == "type" else ""
     source = _ids(tokenizer, f"{example.task}: {asked}{example.source}")[: max_length - 1]
     target = _ids(tokenizer, example.answer)[: max_answer - 1]
-    (end,) = _ids(tokenizer, EOS)
+    (end,) = _marked_ids(tokenizer, EOS)
     return {"input_ids": [*source, end], "labels": [*target, end]}
 
 
@@ -432,5 +444,5 @@ def text_to_text_answer(
         first = torch.full((len(part), 1), pad, device=device)  # (batch, 1)
         return greedy(model, first, max_new_tokens, True, batch["input_ids"], batch["attention_mask"])[:, 1:]
 
-    (end,) = _ids(tokenizer, EOS)
+    (end,) = _marked_ids(tokenizer, EOS)
     return _written(model, tokenizer, rows, end, batch_size, write)

@@ -44,6 +44,7 @@ from llmbook.pipeline.perplexity import PerplexityScorer
 from llmbook.pipeline.redaction import KINDS, Finding, find_personal, redact
 from llmbook.pipeline.sheet import data_sheet
 from llmbook.pipeline.steps import Drop, Keep, Measure, Redact
+from llmbook.pipeline.units import text_units
 
 __all__ = [
     "ENGLISH",
@@ -85,6 +86,7 @@ __all__ = [
     "start",
     "statistics",
     "stop_words",
+    "text_units",
     "word_repetition",
     "words",
     "write_shard",

@@ -2,27 +2,31 @@
 
 The corpora of :mod:`llmbook.corpora` ask datasketch for the pairs and draw a split from them; here is what happens
 inside, and fast. What a near-duplicate is, sets of word 5-grams with a Jaccard similarity, is theirs:
-:func:`llmbook.corpora.duplicates.shingles` and ``jaccard``.
+:func:`llmbook.corpora.duplicates.shingles` and ``jaccard``. Of English text both make the same sets; the words here
+(:func:`~.units.text_units`) keep combining marks, and are characters where a script has no spaces.
 """
 
 import hashlib
 import itertools
-import re
+import math
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from llmbook.pipeline.measures import ngram_hashes
+from llmbook.pipeline.units import units_or_symbols
 
 SHINGLE_WORDS = 5
-_LARGEST = 200  # documents in a bucket that are compared all with all; beyond it each is paired with the first
-_WORD = re.compile(r"\w+")
+MOST_PAIRS = 10_000_000  # of one bucket: about a gigabyte
 
 
 def fingerprint(text: str) -> str:
-    """Return the SHA-256 of a text's words in lower case: equal texts, white space and punctuation aside, share it."""
-    return hashlib.sha256(" ".join(_WORD.findall(text.lower())).encode("utf-8", "surrogatepass")).hexdigest()
+    """Return the SHA-256 of a text's words in lower case: equal texts, white space and punctuation aside, share it.
+
+    Words are those of :func:`~.units.text_units`. Of a text without any, the symbols count.
+    """
+    return hashlib.sha256(" ".join(units_or_symbols(text)).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _mix(values: np.ndarray) -> np.ndarray:
@@ -35,11 +39,12 @@ def _mix(values: np.ndarray) -> np.ndarray:
 def shingle_hashes(text: str, n: int = SHINGLE_WORDS) -> np.ndarray:
     """Return a 64-bit hash of every different word n-gram, sorted: ``(shingles,)`` uint64.
 
-    A text of fewer than n words has one shingle, all of its words; the empty text has one too.
+    A text of fewer than n words has one shingle, all of its words; the empty text has one too. Words are those of
+    :func:`~.units.text_units`: single characters of Chinese, for example.
     """
     if n < 1:
         raise ValueError(f"n={n}: a shingle has at least one word; give 1 or more")
-    found = [zlib.crc32(word.encode("utf-8", "surrogatepass")) for word in _WORD.findall(text.lower())]
+    found = [zlib.crc32(word.encode("utf-8", "surrogatepass")) for word in units_or_symbols(text)]
     symbols = _mix(np.array(found, dtype=np.uint64))
     size = min(n, len(symbols))
     return np.unique(_mix(ngram_hashes(symbols, size, start=size)))
@@ -82,12 +87,22 @@ def collision_probability(similarity: float, bands: int, rows: int) -> float:
     return 1 - (1 - similarity**rows) ** bands
 
 
-def _pairs_within(groups: Iterable[np.ndarray]) -> Iterator[tuple[int, int]]:
-    for members in groups:
-        if len(members) <= _LARGEST:
-            yield from itertools.combinations(members.tolist(), 2)
-        else:
-            yield from ((int(members[0]), int(other)) for other in members[1:])
+def _bucket_pairs(members: np.ndarray, largest: int | None) -> Iterator[tuple[int, int]]:
+    """The pairs of a bucket; of each member with the first only where there are more than ``largest``."""
+    places = members.tolist()
+    if largest is not None and len(places) > largest:
+        return ((places[0], other) for other in places[1:])
+    _check_number(math.comb(len(places), 2), len(places))
+    return itertools.combinations(places, 2)
+
+
+def _check_number(pairs: int, documents: int) -> None:
+    if pairs > MOST_PAIRS:
+        raise ValueError(
+            f"a bucket of {documents:,} documents has {pairs:,} pairs, more than {MOST_PAIRS:,}: keep one of each set "
+            "of exact copies (pipeline.fingerprint) and search again, or give largest=200, which pairs each document "
+            "of a larger bucket with the bucket's first one only"
+        )
 
 
 def _equal_groups(keys: np.ndarray) -> list[np.ndarray]:
@@ -97,13 +112,18 @@ def _equal_groups(keys: np.ndarray) -> list[np.ndarray]:
     return [group for group in np.split(order, np.cumsum(counts)[:-1]) if len(group) > 1]
 
 
-def band_pairs(signatures: np.ndarray, bands: int, rows: int) -> set[tuple[int, int]]:
+def band_pairs(signatures: np.ndarray, bands: int, rows: int, largest: int | None = None) -> set[tuple[int, int]]:
     """Return the pairs ``(first, second)`` of documents that agree in all rows of at least one band.
 
     Args:
         signatures: ``(documents, bands * rows)`` or wider; the columns beyond are not used.
         bands: number of bands.
         rows: numbers of the signature in each band.
+        largest: of a bucket with more documents, pair each with the first one only. These pairs connect the bucket as
+            all pairs do, but if they are checked and the first document is unlike the others, copies are missed.
+
+    Raises:
+        ValueError: more columns asked for than there are, or a bucket of more than :data:`MOST_PAIRS` pairs.
     """
     if bands < 1 or rows < 1 or signatures.ndim != 2 or bands * rows > signatures.shape[1]:
         raise ValueError(
@@ -114,7 +134,8 @@ def band_pairs(signatures: np.ndarray, bands: int, rows: int) -> set[tuple[int, 
     for band in range(bands):
         block = np.ascontiguousarray(signatures[:, band * rows : (band + 1) * rows])
         keys = block.view([("", block.dtype)] * rows).ravel()
-        pairs.update(_pairs_within(_equal_groups(keys)))
+        for members in _equal_groups(keys):
+            pairs.update(_bucket_pairs(members, largest))
     return pairs
 
 
@@ -133,11 +154,19 @@ def simhash_distance(first: int, second: int) -> int:
     return (first ^ second).bit_count()
 
 
-def simhash_pairs(fingerprints: Sequence[int], distance: int) -> set[tuple[int, int]]:
+def simhash_pairs(fingerprints: Sequence[int], distance: int, largest: int | None = None) -> set[tuple[int, int]]:
     """Return the pairs of documents whose 64-bit fingerprints differ in at most ``distance`` bits.
 
     The 64 bits are cut into ``distance + 1`` blocks. Two fingerprints with at most ``distance`` different bits agree in
     one block at least, so only those that agree in a block are compared (Manku et al. 2007).
+
+    Args:
+        fingerprints: of :func:`simhash`.
+        distance: 0 to 63 bits.
+        largest: of more documents that agree in a block, compare each with the first one only: pairs are missed.
+
+    Raises:
+        ValueError: a distance out of range, or a block of more than :data:`MOST_PAIRS` pairs.
     """
     if not 0 <= distance < 64:
         raise ValueError(f"distance={distance}: it takes 0 to 63 of 64 bits")
@@ -146,10 +175,32 @@ def simhash_pairs(fingerprints: Sequence[int], distance: int) -> set[tuple[int, 
     pairs: set[tuple[int, int]] = set()
     for low, high in itertools.pairwise(edges.tolist()):
         mask = np.uint64((1 << high) - (1 << low))
-        for first, second in _pairs_within(_equal_groups(values & mask)):
-            if (fingerprints[first] ^ fingerprints[second]).bit_count() <= distance:
-                pairs.add((first, second))
+        for members in _equal_groups(values & mask):
+            if len(members) <= 32 or (largest is not None and len(members) > largest):
+                near = ((i, j) for i, j in _bucket_pairs(members, largest)
+                        if (fingerprints[i] ^ fingerprints[j]).bit_count() <= distance)  # fmt: skip
+                pairs.update(near)
+            else:
+                pairs.update(_near_pairs(members, values[members], distance))
     return pairs
+
+
+def _near_pairs(members: np.ndarray, values: np.ndarray, distance: int) -> Iterator[tuple[int, int]]:
+    """The pairs of a large block that are near enough: one document with all behind it at a time, in arrays."""
+    found = 0
+    for place, first in enumerate(members.tolist()):
+        near = np.flatnonzero(_ones(values[place] ^ values[place + 1 :]) <= distance) + place + 1
+        found += len(near)
+        _check_number(found, len(members))
+        yield from zip(itertools.repeat(first), members[near].tolist(), strict=False)
+
+
+def _ones(values: np.ndarray) -> np.ndarray:
+    """Return the number of ones in each of 64-bit integers: ``(n,)`` uint64 -> ``(n,)``."""
+    pairs = values - ((values >> np.uint64(1)) & np.uint64(0x5555555555555555))
+    fours = (pairs & np.uint64(0x3333333333333333)) + ((pairs >> np.uint64(2)) & np.uint64(0x3333333333333333))
+    bytewise = (fours + (fours >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
+    return (bytewise * np.uint64(0x0101010101010101)) >> np.uint64(56)
 
 
 def components(count: int, pairs: Iterable[tuple[int, int]]) -> np.ndarray:

@@ -36,10 +36,23 @@ def apply(steps: Sequence[Step], record: Record) -> Record | None:
 
 
 def read_shard(path: Path) -> Iterator[Record]:
-    """Yield the records of a shard that have text."""
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            record = json.loads(line)
+    """Yield the records of a shard that have text; blank lines and a byte order mark are passed over.
+
+    Raises:
+        ValueError: a line is no JSON object.
+    """
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}, line {number} is no JSON: {error}; write one record in each line") from error
+            if not isinstance(record, dict):
+                raise ValueError(
+                    f"{path}, line {number} is a {type(record).__name__}: a record is an object with id and text"
+                )
             if record.get("text"):
                 yield record
 
@@ -47,14 +60,18 @@ def read_shard(path: Path) -> Iterator[Record]:
 def write_shard(path: Path, records: Iterable[Record]) -> int:
     """Write records under a temporary name and rename the file when it is whole and on the disk; return their number.
 
-    The bytes depend on the records alone: keys are sorted, and nothing says when or by whom it was written.
+    The bytes depend on the records alone: keys are sorted, and nothing says when or by whom it was written. A record
+    with half of a surrogate pair, which UTF-8 cannot write, is written in JSON's escapes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     written = 0
     with partial.open("w", encoding="utf-8", newline="\n") as file:
         for record in records:
-            file.write(json.dumps(record, ensure_ascii=False, sort_keys=True) + "\n")
+            try:
+                file.write(json.dumps(record, ensure_ascii=False, sort_keys=True) + "\n")
+            except UnicodeEncodeError:
+                file.write(json.dumps(record, sort_keys=True) + "\n")
             written += 1
         file.flush()
         os.fsync(file.fileno())
