@@ -40,7 +40,7 @@ PROGRAMS = {
     "folders": "import os\ndef f():\n    return sorted(os.listdir('/')) + os.listdir('/tmp') + os.listdir('/dev')",
     "package": "def f():\n    from llmbook import classroom\n    return classroom.__name__",
     "repository": f"import os\ndef f():\n    return os.listdir({str(submitting.ROOT)!r})",
-    "numpy": "import numpy as np\ndef f():\n    return float(np.arange(4).sum())",
+    "arithmetic": "import numpy as np\ndef f():\n    return float(np.arange(4).sum())",
     "user": (
         "import os\ndef f():\n    status = open('/proc/self/status').read()\n"
         "    return [os.getuid(), status.split('CapEff:')[1].split()[0]]"
@@ -82,7 +82,7 @@ def test_a_program_sees_python_and_an_empty_folder(confined):
 
 def test_it_has_the_packages_but_not_the_repository(confined):
     assert confined["package"]["value"] == "llmbook.classroom"
-    assert confined["numpy"]["value"] == 6.0
+    assert confined["arithmetic"]["value"] == 6.0
     seen = confined["repository"]
     assert seen["error"] or set(seen["value"]) <= {"llmbook", Path(sys.prefix).name}
 
