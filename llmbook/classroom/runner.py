@@ -302,14 +302,14 @@ def _shell(module: types.ModuleType) -> Any:
 
 def _describe(error: BaseException, name: str) -> dict[str, Any]:
     """Say what was raised, and in which line of the student's cell."""
-    line, trace = None, error.__traceback__
+    line, trace = None, BaseException.__dict__["__traceback__"].__get__(error)
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == name:
             line = trace.tb_lineno
         trace = trace.tb_next
-    if isinstance(error, SyntaxError) and error.filename == name:
-        line = error.lineno
     try:
+        if isinstance(error, SyntaxError) and error.filename == name:
+            line = error.lineno
         message = "".join([str(error)])[:MESSAGE]
     except BaseException:
         message = ""
@@ -432,7 +432,8 @@ class _Run:
                 weight = weigh(text)[0]
                 if len(text) > room or nodes + weight > NODES * 9 // 10 or len(blob) > most:
                     size = (len(text) + len(blob) - place) / 2**20
-                    raise TypeError(f"the answers are too large to be graded, this one takes {size:.1f} MiB: {ALLOWED}")
+                    more = "lists of lists and mappings take more room than an array"
+                    raise TypeError(f"the answers are too large to be graded, this one takes {size:.1f} MiB; {more}")
                 room, nodes = room - len(text), nodes + weight
             if report["error"] is not None:
                 tree, blob[place:] = None, b""

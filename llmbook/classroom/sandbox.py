@@ -268,8 +268,8 @@ def run(
 ) -> Outcome:
     """Run a plan (see ``runner``) in a fresh sandbox and return what came of it; nothing of it is alive afterwards.
 
-    ``cases`` are the inputs of the questions, a frame each, for a plan without them: a question's are there when those
-    before it have been answered, and no longer. ``cancel`` ends the run when it is set. With ``unsafe`` the same
+    ``cases`` are the inputs of the questions, a frame each, for a plan without them: a question's are there only when
+    those before it have been answered. ``cancel`` ends the run when it is set. With ``unsafe`` the same
     program runs as an ordinary process, with the limits that the system has for one.
     """
     with tempfile.TemporaryDirectory(prefix="llmbook-grade-") as name:
@@ -280,7 +280,7 @@ def run(
 
 
 class _Cases:
-    """Hands a question's inputs to the runner when it is their turn, and takes them away when they are answered."""
+    """Hands a question's inputs to the runner when those before it have been answered."""
 
     def __init__(self, job: Path, cases: Sequence[bytes]) -> None:
         self.job, self.waiting = job, list(cases)
@@ -298,7 +298,6 @@ class _Cases:
                 return
             self.place, self.arrived = place, self.arrived + 1
             if self.arrived == cells + 2 * self.given + 1:
-                (self.job / f"cases-{self.given - 1}").unlink(missing_ok=True)
                 self._give()
 
     def _give(self) -> None:
