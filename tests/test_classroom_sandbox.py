@@ -127,7 +127,8 @@ from llmbook.classroom import runner, sandbox
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4)]
 try:
-    code = "import time\\ndef f():\\n    end = time.process_time() + 0.6\\n    while time.process_time() < end: pass\\n    return 5"
+    code = "import time\\ndef f():\\n    end = time.process_time() + 0.6\\n"
+    code += "    while time.process_time() < end: pass\\n    return 5"
     question = {"id": "q1", "name": "f", "kind": "function", "code": code, "cases": [["tuple", []]]}
     plan = {"notebooks": [{"setup": "", "questions": [question]}], "rlimits": {}, "path": [], "question_seconds": 1.2}
     began = time.monotonic()
@@ -153,8 +154,10 @@ HOLDING = {
         "pages[::2**21]\nprint(flush=True)\ninput()"
     ),
     "ended first thread": (
-        "import ctypes, platform, threading\nhoard = bytes(2**24)\ndef hold():\n    print(flush=True)\n    input()\n"
-        "threading.Thread(target=hold).start()\nctypes.CDLL(None).syscall(60 if platform.machine() == 'x86_64' else 93, 0)"
+        "import ctypes, platform, threading, time\nhoard = bytearray(b'x') * 2**24\n"
+        "def hold():\n    time.sleep(0.5)\n    print(flush=True)\n    input()\n"
+        "threading.Thread(target=hold).start()\n"
+        "ctypes.CDLL(None).syscall(60 if platform.machine() == 'x86_64' else 93, 0)"
     ),
 }
 

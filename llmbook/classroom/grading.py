@@ -83,7 +83,7 @@ class Expected:
 
 @dataclass(frozen=True)
 class GradingSettings:
-    """How a class is graded. ``seed`` draws the hidden cases; keep it to yourself."""
+    """How a class is graded. ``seed`` draws this run's hidden cases, and never enters a student's sandbox."""
 
     seed: int
     limits: sandbox.Limits = field(default_factory=sandbox.Limits)

@@ -12,7 +12,6 @@ one question each; the answers go to the original standard output, one frame a q
 from __future__ import annotations
 
 import ast
-import asyncio
 import builtins
 import contextlib
 import functools
@@ -26,15 +25,17 @@ import random
 import re
 import signal
 import struct
-import subprocess
 import sys
 import time
 import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import asyncio
 
 LENGTHS = struct.Struct(">QQ")
 DTYPES = ("|b1", "|i1", "|u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f2", "<f4", "<f8", "<c8", "<c16")
@@ -275,6 +276,8 @@ def _display(*objects: Any, **options: Any) -> Any:
 @functools.cache
 def _shell(module: types.ModuleType) -> Any:
     """Return the IPython in which a cell's magics and commands run; it is made for a cell that asks for it."""
+    import subprocess
+
     from IPython.core.interactiveshell import InteractiveShell
     from traitlets.config import Config
 
@@ -396,6 +399,8 @@ class _Run:
             compiled = _python(code, name)
             linecache.cache[name] = (len(code), None, code.splitlines(keepends=True), name)  # for inspect.getsource
             if compiled.co_flags & inspect.CO_COROUTINE:
+                import asyncio  # for the few cells that wait: it takes as long as the rest
+
                 self.loop = self.loop or asyncio.new_event_loop()
                 self.loop.run_until_complete(eval(compiled, self.module.__dict__))
             else:
