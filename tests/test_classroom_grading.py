@@ -13,7 +13,7 @@ import pytest
 import submitting
 from submitting import ANSWERS, SECRET, STARTERS, notebook
 
-from llmbook.classroom import build, feedback, grading, sandbox, source, submissions
+from llmbook.classroom import build, feedback, grading, runner, sandbox, source, submissions
 from llmbook.classroom.desk import Desk, file_name, standing
 
 pytestmark = pytest.mark.slow
@@ -64,6 +64,93 @@ def test_a_wrong_answer_costs_its_points_and_says_why(tmp_path, assignment, expe
     record = graded(tmp_path, assignment, expected, notebook(answers))
     assert record.status == "graded" and record.earned == 4, record
     assert reason in record.marks[0].reason
+
+
+ODD = [
+    "2 ** 20000",
+    "[10 ** 5000]",
+    "{2 ** 70: 2 ** 80}",
+    "[[n, str(n)] for n in range(60_000)]",
+    "np.ones(10 ** 7)",
+    "np.int64(3)",
+    "np.bytes_(b'a')",
+    "[np.array([1, 2]), np.array([1])]",
+    "[[1.0, 2.0], [3.0]]",
+    "range(3)",
+    "{'a': {1, 2}}",
+    "Odd()",
+]
+
+
+def test_an_odd_answer_costs_its_question_and_never_the_notebook(tmp_path, assignment, expected):
+    odd = "class Odd(Exception):\n    __traceback__ = __str__ = __name__ = property(lambda self: 1 / 0)\n"
+    for value in ODD:
+        answers = {"q1": f"{odd}def double(x):\n    return {value}", "q3": f"{odd}answer = {value}"}
+        record = graded(tmp_path, assignment, expected, notebook(answers))
+        assert [mark.earned for mark in record.marks] == [0, 3, 0], (value, record)
+    record = graded(tmp_path, assignment, expected, notebook({"q1": f"{odd}def double(x):\n    raise Odd()"}))
+    assert [mark.earned for mark in record.marks] == [0, 3, 1], record
+
+
+IPYTHON = [
+    "display(np.arange(3))",
+    "np.dot?",
+    "files = !ls",
+    "get_ipython().run_line_magic('matplotlib', 'inline')",
+    "from IPython import get_ipython as shell\nshell().run_line_magic('time', '1')",
+    "import asyncio\nawait asyncio.sleep(0)",
+    "import inspect\ndef g(): return 5\nassert inspect.getsource(g) == 'def g(): return 5\\n'",
+    "import sys\nsys.stdout.buffer.write(b'hi')\nsys.stdout.fileno()",
+    "%matplotlib inline\ny = (9\n     % 5)\nassert y == 4",
+    "%config InlineBackend.figure_format = 'svg'",
+    "%load_ext autoreload\n%autoreload 2",
+    "x = %pwd",
+]
+
+
+def test_answers_may_use_what_ipython_allows(tmp_path, assignment, expected):
+    for line in IPYTHON:
+        code = f"{line}\n{ANSWERS['q1']}"
+        record = graded(tmp_path, assignment, expected, notebook({"q1": code}))
+        assert record.earned == 6, (line, record)
+
+
+def test_a_line_that_cannot_run_is_named(tmp_path, assignment, expected):
+    record = graded(tmp_path, assignment, expected, notebook({"q1": f"%nonsense 3\n{ANSWERS['q1']}"}))
+    assert record.earned == 4 and "UsageError in line 2" in record.marks[0].reason
+    assert "%nonsense" in record.marks[0].reason
+
+
+def judged(assignment, expected, frames, **how):
+    outcome = sandbox.Outcome(b"".join(map(runner.frame, frames)), "", 0, None, 60.0, 0, **how)
+    codes = {question.id: question.solution for question in assignment.questions}
+    return grading._judge(outcome, assignment, codes, expected[0], LIMITS)
+
+
+def test_time_lost_on_a_busy_machine_is_said_and_graded_again(assignment, expected):
+    late = {"type": "TooLong", "message": "it took more than 4 s and was stopped", "line": None}
+    frames = [{"question": question.id, "error": late} for question in assignment.questions]
+    for waited, busy in ((0.0, False), (40.0, True)):
+        marks = judged(assignment, expected, [*frames, {"end": True}], waited=waited)
+        assert all(mark.late and ("busy" in mark.reason) is busy for mark in marks)
+        record = grading.StudentRecord("a", "a", "a", "graded", marks=marks, allowed=30, busy=busy)
+        assert grading.is_final(record, SETTINGS) is not busy
+        wider = dataclasses.replace(SETTINGS, limits=dataclasses.replace(LIMITS, question_seconds=31))
+        assert not grading.is_final(record, wider)
+    on_time = dataclasses.replace(record, marks=())
+    assert grading.is_final(on_time, wider)
+
+
+def test_only_a_set_up_before_any_answer_can_fail(assignment, expected):
+    setup = {"setup": {"error": {"type": "MemoryError", "message": "give full marks", "line": None}}}
+    answers = [{"question": question.id, "error": {"type": "X", "message": ""}} for question in assignment.questions]
+    with pytest.raises(submissions.SubmissionError, match="set-up cell failed: MemoryError"):
+        judged(assignment, expected, [setup])
+    marks = judged(assignment, expected, [{"begins": "q1"}, setup, *answers, {"end": True}])
+    assert [mark.earned for mark in marks] == [0, 0, 0]
+    flood = [{"begins": "q1"}] * 10_000
+    with pytest.raises(submissions.SubmissionError, match="interfered"):
+        judged(assignment, expected, [*flood, *answers, {"end": True}])
 
 
 def test_answers_that_change_their_input_do_not_change_the_next_case(tmp_path, assignment, expected):
@@ -132,7 +219,7 @@ def test_marks_are_kept_and_failures_are_tried_again(tmp_path, assignment):
     assert settled == {} and [s.student for s in changed] == ["Ann"]
     class_of(place, Ann=notebook())
     other = dataclasses.replace(SETTINGS, seed=9)
-    assert standing(desk, submissions.find_submissions(place), other)[0] == {}
+    assert set(standing(desk, submissions.find_submissions(place), other)[0]) == {"Ann"}
 
 
 def test_a_damaged_record_is_no_mark(tmp_path, assignment):
@@ -143,10 +230,9 @@ def test_a_damaged_record_is_no_mark(tmp_path, assignment):
         assert desk.load("Ann") is None
 
 
-def test_the_seed_is_kept_and_closed_to_others(tmp_path, assignment):
+def test_each_run_has_a_seed_of_its_own_that_is_closed_to_others(tmp_path, assignment):
     desk = Desk(tmp_path, assignment)
-    seed = desk.seed(None)
-    assert desk.seed(None) == seed and desk.seed(4) == 4 and desk.seed(None) == 4
+    assert desk.seed(None) != desk.seed(None) and desk.seed(4) == 4 != desk.seed(None)
     assert (tmp_path / "run.json").stat().st_mode & 0o077 == 0
 
 
@@ -222,7 +308,7 @@ def test_nbgrader_opens_the_gradebook(tmp_path):
 
 
 def test_every_reason_for_which_a_run_is_stopped_has_words():
-    for stopped in ("time", "memory", "processes", "output", "results"):
+    for stopped in ("time", "memory", "processes", "files", "output", "results"):
         outcome = sandbox.Outcome(b"", "", 137, stopped, 1.0, 0)
         with pytest.raises(submissions.SubmissionError, match=r"more than|not finished"):
             grading._check_end(outcome, False, "q1", LIMITS)

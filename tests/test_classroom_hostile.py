@@ -20,6 +20,7 @@ ENVIRONMENT = "token-of-the-instructor-51b2"
 EVIL = '<script>alert("x")</script><img src=x onerror=alert(1)>'
 Q2 = "\ndef total(x):\n    return 1.0\n"  # a wrong answer; q1 and q3 are right, so 3 points are honest
 HONEST = 3
+SEED = "987654321"
 DEAF = "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, range(1, 64))\n"  # no polite end reaches it
 NEIGHBOURS = {"Ann": ({}, 6), "Bob": ({"q2": "def total(x):\n    return float(x[0] + x[1] + x[2])"}, 3)}
 NEIGHBOURS["Cyn"] = (submitting.STARTERS, 0)
@@ -132,7 +133,13 @@ ATTACKS = {
     "endless nesting": ("def total(x):\n    a = []\n    for _ in range(10**4):\n        a = [a]\n    return a", HONEST),
     "giant output": (DEAF + "import os\nwhile True:\n    os.write(1, b'x' * 2**16)", "output|time-out"),
     "giant print": ("for _ in range(1000):\n    print('x' * 10**5)" + Q2, HONEST),
-    "giant answer": ("def total(x):\n    return np.ones(3_200_000)", "output|memory"),
+    "giant answer": ("def total(x):\n    return np.ones(3_200_000)", HONEST),
+    "giant list": ("def total(x):\n    return [[n, str(n)] for n in range(60_000)]", HONEST),
+    "giant number": ("def total(x):\n    return 10**200_000", HONEST),
+    "keys that collide": (
+        "def total(x):\n    return {n * (2**61 - 1): 0 for n in range(3000)}",
+        HONEST,
+    ),
     "script in the output": (f"print({EVIL!r})\ndef total(x):\n    raise ValueError({EVIL!r})", HONEST),
     "leaves processes behind": (
         "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        time.sleep(600)\n"
@@ -171,6 +178,79 @@ ATTACKS = {
         HONEST,
     ),
     "another student's id": (Q2, HONEST),
+    "reads the seed and the inputs": (
+        "import os\nplan = open('/job/plan', 'rb').read()\n"
+        f"print('seed:', b'{SEED[:4]}' b'{SEED[4:]}' in plan, 'inputs:', b'ca' b'ses' in plan, *os.listdir('/job'))"
+        + Q2,
+        HONEST,
+    ),
+    "reads later inputs": (
+        "import os\ndef total(x):\n    raise ValueError(*sorted(os.listdir('/job')))",
+        HONEST,
+    ),
+    "kernel memory": (
+        "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+        "for call in (libc.semget, libc.msgget, libc.shmget):\n    print(call.__name__, call(0, 100, 0o1600))\n"
+        "print('vmsplice', libc.vmsplice(1, None, 0, 0), ctypes.get_errno())" + Q2,
+        HONEST,
+    ),
+    "sockets of every family": (
+        "import socket\nfor family in range(1, 46):\n    for pair in (False, True):\n        try:\n"
+        "            if pair:\n                one, other = socket.socketpair(family)\n"
+        "                one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**22); print('large buffer')\n"
+        "            else:\n                socket.socket(family); print('got it')\n"
+        "        except OSError:\n            pass" + Q2,
+        HONEST,
+    ),
+    "memory in unread sockets": (
+        DEAF + "import os, socket, time\nfor _ in range(20):\n    if os.fork() == 0:\n        kept = []\n"
+        "        while True:\n            try:\n                kept.append(socket.socketpair())\n"
+        "                kept[-1][0].setblocking(False); kept[-1][0].send(bytes(2**18))\n"
+        "            except OSError:\n                time.sleep(60)\ntime.sleep(60)",
+        "memory",
+    ),
+    "memory of a process whose first thread has ended": (
+        DEAF + "import ctypes, os, platform, threading, time\nhoard = []\ndef hold():\n"
+        "    hoard.append(np.ones(18 * 10**6)); time.sleep(60)\nfor _ in range(5):\n    if os.fork() == 0:\n"
+        "        threading.Thread(target=hold).start()\n"
+        "        ctypes.CDLL(None).syscall(60 if platform.machine() == 'x86_64' else 93, 0)\ntime.sleep(60)",
+        "memory",
+    ),
+    "memory in page tables": (
+        DEAF + "import mmap, os, time\nreading = {'flags': mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, 'prot': 1}\n"
+        "try:\n    mmap.mmap(-1, 2**40, **reading)\nexcept OSError:\n    for _ in range(40):\n"
+        "        if os.fork() == 0:\n            pages = mmap.mmap(-1, 2**33, **reading)\n"
+        "            pages[::2**21]; pages[::2**12]; time.sleep(60)\n    time.sleep(60)",
+        "memory",
+    ),
+    "empty files": (
+        "for n in range(10**6):\n    open(f'/tmp/{n}', 'w').close()",
+        "files",
+    ),
+    "forged set-up": (
+        "import os, json, struct\nerror = {'type': 'MemoryError', 'message': 'give full marks by hand'}\n"
+        "text = json.dumps({'notebook': 0, 'setup': {'error': error}}).encode()\nfor fd in range(3, 20):\n"
+        "    try:\n        os.write(fd, struct.pack('>QQ', len(text), 0) + text)\n"
+        "    except OSError:\n        pass" + Q2,
+        HONEST,
+    ),
+    "JSON that swells": (
+        "import os, struct\ntext = b'[' + b'[],' * 10**6 + b'0]'\ndata = struct.pack('>QQ', len(text), 0) + text\n"
+        "for fd in range(3, 20):\n    rest = memoryview(data)\n    try:\n        while rest:\n"
+        "            rest = rest[os.write(fd, rest):]\n    except OSError:\n        pass" + Q2,
+        "interfered",
+    ),
+    "flood of small frames": (
+        "import os, struct\ndata = (struct.pack('>QQ', 2, 0) + b'{}') * 10**6\nfor fd in range(3, 20):\n"
+        "    rest = memoryview(data)\n    try:\n        while rest:\n            rest = rest[os.write(fd, rest):]\n"
+        "    except OSError:\n        pass" + Q2,
+        "interfered",
+    ),
+    "many spinners": (
+        DEAF + "import os\nfor _ in range(8):\n    if os.fork() == 0:\n        os.setsid()\n        while True:\n"
+        "            pass\nwhile True:\n    pass",
+        "time-out",
+    ),
 }
 # submissions that are no notebook: name, reason
 FILES = {
@@ -288,7 +368,7 @@ def graded(tmp_path_factory, listener):
     numbers |= write_files(place)
     before = hashes(place, course)
     words = [place, "--assignment", source, "--out", out, "--workers", "4", "--seconds", "16", "--memory", "400"]
-    status, output, errors = submitting.grade(*words, "--seed", "5", needs=(base,), env={"TOKEN": ENVIRONMENT})
+    status, output, errors = submitting.grade(*words, "--seed", SEED, needs=(base,), env={"TOKEN": ENVIRONMENT})
     assert status == 0, output + errors
     rows = {row["student"]: row for row in csv.DictReader(io.StringIO((out / "grades.csv").read_text()))}
     pages = {path.stem: path.read_text() for path in (out / "feedback").iterdir()}
@@ -350,6 +430,12 @@ def test_the_attackers_saw_nothing(graded):
     assert "no limit" not in pages["fills the disk"]
     assert "USER" in pages["reads the environment"]
     assert "-1 -1\n-1 1000" in pages["new namespaces"]
+    assert "seed: False inputs: False" in pages["reads the seed and the inputs"]
+    assert "cases-" not in pages["reads the seed and the inputs"]
+    assert "cases-1" in pages["reads later inputs"] and "cases-2" not in pages["reads later inputs"]
+    assert "semget -1\nmsgget -1\nshmget -1\nvmsplice -1 38" in pages["kernel memory"]
+    assert not re.search("got it|large buffer", pages["sockets of every family"])
+    assert not any(SEED in page for page in graded.pages.values())
 
 
 def test_no_page_shows_secrets_or_runs_anything(graded):

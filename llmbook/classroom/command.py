@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--assignment", required=True, metavar="SOURCE", help=which)
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where results go (default: graded/NN-name)")
     parser.add_argument("--workers", type=int, metavar="N", help="notebooks at a time (default: one for each core)")
-    parser.add_argument("--seed", type=int, help="draws the hidden cases (default: a secret one, kept for later runs)")
+    parser.add_argument("--seed", type=int, help="draws the hidden cases (default: a new secret one for each run)")
     limits = sandbox.Limits()
     each = "for one notebook (default: %(default)g)"
     parser.add_argument("--seconds", type=float, default=limits.seconds, metavar="S", help=each)

@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
-from llmbook.classroom.grading import GradingSettings, Mark, StudentRecord, record_key
+from llmbook.classroom.grading import GradingSettings, Mark, StudentRecord, is_final, record_key
 from llmbook.classroom.source import Assignment
 from llmbook.classroom.submissions import Submission, SubmissionError
 from llmbook.files import write_whole
@@ -33,13 +33,9 @@ class Desk:
         self.records = self.folder / "records"
 
     def seed(self, given: int | None) -> int:
-        """Return the seed of the hidden cases: the one given, or the one of the last run, or a new secret one."""
+        """Return the seed of this run's hidden cases, the one given or a new secret one, and write it down."""
         path = self.folder / "run.json"
-        if given is None:
-            try:
-                given = json.loads(path.read_text())["seed"]
-            except (OSError, ValueError, KeyError, TypeError):
-                given = secrets.randbelow(2**31)
+        given = secrets.randbelow(2**31) if given is None else given
         about = {"assignment": self.assignment.name, "version": self.assignment.version, "seed": given}
         write_whole(path, json.dumps(about, indent=1) + "\n", mode=0o600)
         return int(given)
@@ -97,7 +93,8 @@ def standing(
 ) -> tuple[dict[str, StudentRecord], list[Submission], list[Submission]]:
     """Return what earlier runs settled, what is still to be graded, and which of those are new or changed.
 
-    Only marks are final: a submission that failed is tried again.
+    Only marks are final: a submission that failed is tried again, and one that lost points to a time limit that is
+    wider now.
     """
     settled: dict[str, StudentRecord] = {}
     pending, changed = [], []
@@ -108,7 +105,7 @@ def standing(
         except SubmissionError:
             key = ""
         same = record is not None and record.key == key and record.label == submission.label
-        if record is not None and same and key and record.status == "graded":
+        if record is not None and same and key and is_final(record, settings):
             settled[submission.student] = record
             continue
         pending.append(submission)

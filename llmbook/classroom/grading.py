@@ -26,11 +26,16 @@ from llmbook.classroom.submissions import answers as read_answers
 
 BATCH = 10  # variants of the reference solution that one process works out
 KEPT_OUTPUT = 2000
+FORGED = 16  # frames that a notebook may write into the channel before it is called interference
+BUSY = "the machine was busy with other work, so it is graded again in the next run"
 
 
 @dataclass(frozen=True)
 class Mark:
-    """The outcome of one question: why points are missing, and what the student's cell printed."""
+    """The outcome of one question: why points are missing, and what the student's cell printed.
+
+    ``late`` says that they are missing because the time was over.
+    """
 
     id: str
     title: str
@@ -38,11 +43,16 @@ class Mark:
     earned: int
     reason: str = ""
     output: str = ""
+    late: bool = False
 
 
 @dataclass(frozen=True)
 class StudentRecord:
-    """What is known of a submission: ``graded`` with marks, ``failed`` with the reason, or still ``pending``."""
+    """What is known of a submission: ``graded`` with marks, ``failed`` with the reason, or still ``pending``.
+
+    ``seed`` drew its hidden cases, ``allowed`` is the time in seconds that a question could take, and ``busy`` says
+    that the machine was at other work for much of it.
+    """
 
     student: str
     name: str
@@ -53,6 +63,9 @@ class StudentRecord:
     key: str = ""
     seconds: float = 0.0
     peak: int = 0
+    seed: int | None = None
+    allowed: float = 0.0
+    busy: bool = False
 
     @property
     def earned(self) -> int | None:
@@ -70,7 +83,7 @@ class Expected:
 
 @dataclass(frozen=True)
 class GradingSettings:
-    """How a class is graded. ``seed`` draws the hidden cases; keep it to yourself."""
+    """How a class is graded. ``seed`` draws this run's hidden cases, and never enters a student's sandbox."""
 
     seed: int
     limits: sandbox.Limits = field(default_factory=sandbox.Limits)
@@ -78,19 +91,16 @@ class GradingSettings:
     any_version: bool = False
 
 
-def _plan(
-    notebooks: list[dict[str, Any]], settings: GradingSettings, blob: bytes | bytearray = b"", scale: int = 1
-) -> bytes:
-    limits = dataclasses.replace(settings.limits, seconds=settings.limits.seconds * scale)
+def _plan(notebooks: list[dict[str, Any]], limits: sandbox.Limits, **more: int) -> bytes:
     head = {
         "notebooks": notebooks,
         "rlimits": sandbox.rlimits(limits),
         "path": sandbox.extra_path(),
         "question_seconds": limits.question_seconds,
         "seed": 0,
-        "case_seed": settings.seed,
+        **more,
     }
-    return runner.frame(head, blob)
+    return runner.frame(head)
 
 
 def _question(question: Question, code: str) -> dict[str, Any]:
@@ -119,7 +129,10 @@ def _references(assignment: Assignment, students: list[str], settings: GradingSe
     questions = [_question(q, q.solution) | {"cases_code": q.cases} for q in assignment.questions]
     notebooks = [{"setup": assignment.preamble_for(student), "questions": questions} for student in students]
     limits = dataclasses.replace(settings.limits, seconds=settings.limits.seconds * len(students))
-    outcome = sandbox.run(_plan(notebooks, settings, scale=len(students)), limits, unsafe=settings.unsafe)
+    room = limits.results * sandbox.MIB
+    outcome = sandbox.run(
+        _plan(notebooks, limits, case_seed=settings.seed, answer_bytes=room), limits, unsafe=settings.unsafe
+    )
     found = [Expected() for _ in students]
     ended = False
     for head, blob in runner.frames(outcome.data):
@@ -156,17 +169,18 @@ def grade(
         key = record_key(content, submission, assignment, settings)
         codes = read_answers(content, assignment, submission.name, any_version=settings.any_version)
         mine = expected[number(assignment, submission.name)]
-        blob = bytearray()
-        questions = []
-        for question in assignment.questions:
-            cases = [runner.pack(arguments, blob) for arguments in mine.arguments[question.id]]
-            questions.append(_question(question, codes[question.id]) | {"cases": cases})
+        questions = [_question(question, codes[question.id]) for question in assignment.questions]
         notebook = {"setup": assignment.preamble_for(submission.name), "questions": questions}
-        plan = _plan([notebook], settings, blob)
-        outcome = sandbox.run(plan, settings.limits, unsafe=settings.unsafe, cancel=cancel)
+        cases = [_cases(mine.arguments[question.id]) for question in assignment.questions]
+        limits = settings.limits
+        # so that no answer, however large, takes the others' room
+        room = (limits.results - 1) * sandbox.MIB // len(questions) - runner.HEAD
+        plan = _plan([notebook], limits, answer_bytes=max(room, sandbox.MIB))
+        outcome = sandbox.run(plan, limits, cases=cases, unsafe=settings.unsafe, cancel=cancel)
         if outcome.stopped == "cancelled":
             return record("pending", "interrupted")
         measured: dict[str, Any] = {"key": key, "seconds": round(outcome.seconds, 2), "peak": outcome.peak}
+        measured |= {"seed": settings.seed, "allowed": limits.question_seconds, "busy": outcome.busy}
         try:
             return record("graded", marks=_judge(outcome, assignment, codes, mine, settings.limits), **measured)
         except SubmissionError as error:
@@ -177,43 +191,63 @@ def grade(
         return record("failed", f"the grader itself failed: {type(error).__name__}: {error}", key=key)
 
 
+def _cases(arguments: list[tuple[Any, ...]]) -> bytes:
+    """Return the inputs of a question as a frame."""
+    blob = bytearray()
+    return runner.frame({"cases": [runner.pack(each, blob) for each in arguments]}, blob)
+
+
+def is_final(record: StudentRecord, settings: GradingSettings) -> bool:
+    """Whether a mark stands: none of it was lost to a time limit that is wider now, or while the machine was busy."""
+    late = any(mark.late for mark in record.marks)
+    wider = settings.limits.question_seconds > record.allowed
+    return record.status == "graded" and not (late and (wider or record.busy))
+
+
 def _judge(
     outcome: sandbox.Outcome, assignment: Assignment, codes: dict[str, str], expected: Expected, limits: sandbox.Limits
 ) -> tuple[Mark, ...]:
     """Return the marks, from frames that the student's code may have forged."""
-    heads: dict[str, tuple[dict[str, Any], bytes]] = {}
-    running, ended, forged = "", False, False
+    questions = {question.id: question for question in assignment.questions}
+    marks: dict[str, Mark] = {}
+    running, started, ended, forged = "", False, False, False
     try:
-        for head, blob in runner.frames(outcome.data):
+        for head, blob in runner.frames(outcome.data, most=3 * len(codes) + FORGED):
             forged = forged or ended
-            if "begins" in head:
+            if "setup" in head:
+                if not started:  # before any student's code has run; a later one is forged, and no reason to end
+                    raise SubmissionError(f"the set-up cell failed: {_said(head['setup'].get('error'))}")
+            elif "begins" in head:
                 running = str(head["begins"])[:20]
-            elif "setup" in head:
-                raise SubmissionError(f"the set-up cell failed: {_said(head['setup'].get('error'))}")
             elif "end" in head:
                 ended = True
             else:
                 identity = head["question"]
-                if identity in heads or identity not in codes:
+                if identity in marks or identity not in codes:
                     raise ValueError("an answer too many")
-                heads[identity] = head, blob
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, SubmissionError):
-            raise
+                # at once, so that no more than one answer's text is in memory
+                mark = _mark(questions[identity], codes[identity], head, blob, expected.values[identity])
+                busy = mark.late and outcome.busy
+                marks[identity] = dataclasses.replace(mark, reason=f"{mark.reason}; {BUSY}") if busy else mark
+            started = True
+    except SubmissionError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError):
         forged = True
     # answers out of order are the better reason than an early end
     _check_end(outcome, ended or forged, running if running in codes else "", limits)
-    if forged or set(heads) != set(codes):
+    if forged or set(marks) != set(codes):
         raise SubmissionError("the answers did not arrive in order: the notebook interfered with its grading")
-    return tuple(_mark(q, codes[q.id], *heads[q.id], expected.values[q.id]) for q in assignment.questions)
+    return tuple(marks[question.id] for question in assignment.questions)
 
 
 def _check_end(outcome: sandbox.Outcome, ended: bool, running: str, limits: sandbox.Limits) -> None:
     """Say why a run did not come to its end."""
     where = f" (in question {running})" if running else ""
     reasons = {
-        "time": f"time-out: not finished after {limits.seconds:g} s",
+        "time": f"time-out: not finished after {limits.seconds:g} s{f'; {BUSY}' if outcome.busy else ''}",
         "memory": f"memory: more than {limits.memory} MiB",
+        "files": f"files: more than {limits.files} at once",
         "processes": f"processes: more than {limits.processes} at once",
         "output": f"output: more than {limits.output} MiB printed",
         "results": f"output: more than {limits.results} MiB of answers",
@@ -250,30 +284,34 @@ def _mark(question: Question, code: str, head: dict[str, Any], blob: bytes, expe
     mark = functools.partial(Mark, question.id, question.title, question.points)
     output = output[:KEPT_OUTPUT] if isinstance(output, str) else ""
     if (error := head.get("error")) is not None:
-        return mark(0, _said(error), output)
+        return mark(0, _said(error), output, _is_late(error))
     results = head.get("results")
     if not isinstance(results, list) or len(results) != len(expected):
         return mark(0, "no answers arrived", output)
-    wrong = []
+    wrong, late = [], False
     for result, value in zip(results, expected, strict=True):
         if not isinstance(result, list) or len(result) != 2:
             wrong.append("no answer arrived")
         elif result[1] is not None:
             wrong.append(_said(result[1]))
+            late = late or _is_late(result[1])
         else:
             try:
-                given = runner.unpack(result[0], blob)
-            except (ValueError, TypeError, RecursionError, MemoryError):
-                wrong.append("the answer is no plain value")
-                continue
-            if why := _difference(given, value, question.tolerance):
-                wrong.append(why)
+                why = _difference(runner.unpack(result[0], blob), value, question.tolerance)
+            except (ValueError, TypeError, ArithmeticError, RecursionError, MemoryError):
+                why = "the answer is no plain value"
+            wrong += [why] if why else []
     if not wrong:
         return mark(question.points, "", output)
     count = len(expected)
     right = f"{count - len(wrong)} of {count} hidden cases right; " if question.kind == "function" else ""
     begun = "not answered: the cell is as it was given out; " if _same(code, question) else ""
-    return mark(0, f"{begun}{right}{wrong[0]}", output)
+    return mark(0, f"{begun}{right}{wrong[0]}", output, late)
+
+
+def _is_late(error: Any) -> bool:
+    """Whether an error says that the time for the question was over."""
+    return isinstance(error, dict) and error.get("type") == "TooLong"
 
 
 def _difference(given: Any, expected: Any, tolerance: float) -> str | None:
@@ -308,8 +346,11 @@ def engine() -> str:
 
 
 def record_key(content: bytes, submission: Submission, assignment: Assignment, settings: GradingSettings) -> str:
-    """Return what a mark depends on; the same key is not graded twice."""
-    parts = [submission.name, assignment.version, str(settings.seed), engine(), str(settings.any_version)]
+    """Return what a mark depends on; the same key is not graded twice.
+
+    The seed is no part of it: each run draws hidden cases of its own, and the marks of earlier runs stand.
+    """
+    parts = [submission.name, assignment.version, engine(), str(settings.any_version)]
     return hashlib.sha256("\0".join(parts).encode() + b"\0" + content).hexdigest()
 
 

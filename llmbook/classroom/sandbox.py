@@ -9,6 +9,7 @@ Only Linux has this. ``require`` says why a machine cannot grade and what to do.
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import platform
@@ -21,16 +22,20 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llmbook.classroom import runner
+from llmbook.files import write_whole
 
 MIB = 2**20
 POLL = 0.05
 KEPT = 64 * 1024
+FILE = 1024  # bytes of the kernel's for a file in memory, even an empty one
+WAITING = 4  # times the limit: after that a run ends, however long others had the processor
 REMEDY = (
     "grade on Linux (a machine, a virtual machine, or WSL2 on Windows), or on Gradescope with the zip that "
     "`make assignments` writes; for your own notebooks alone there is --unsafe-no-sandbox"
@@ -43,7 +48,10 @@ class SandboxError(ValueError):
 
 @dataclass(frozen=True)
 class Limits:
-    """What one submission may use, all its processes together; sizes in MiB, times in seconds."""
+    """What one submission may use, all its processes together; sizes in MiB, times in seconds.
+
+    Times are of the processor or of doing nothing: what a program waits while others have the processor is no part.
+    """
 
     seconds: float = 120
     question_seconds: float = 30
@@ -52,11 +60,15 @@ class Limits:
     folder: int = 64
     results: int = 64
     output: int = 16
+    files: int = 10_000
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: what it sent, the beginning of what it printed, and what it was stopped for, if it was."""
+    """How a run ended: what it sent, the beginning of what it printed, and what it was stopped for, if it was.
+
+    ``seconds`` are those of a clock; during ``waited`` of them the program was ready and others had the processor.
+    """
 
     data: bytes
     output: str
@@ -64,6 +76,12 @@ class Outcome:
     stopped: str | None
     seconds: float
     peak: int
+    waited: float = 0.0
+
+    @property
+    def busy(self) -> bool:
+        """Whether the machine was too busy to tell a slow answer from one that was kept waiting."""
+        return self.waited > 1 and self.waited > self.seconds / 4
 
 
 def require(hidden: tuple[Path, ...] = ()) -> None:
@@ -128,6 +146,7 @@ def _plain_environment() -> dict[str, str]:
         "LANG": "C.UTF-8",
         "MPLBACKEND": "Agg",
         "HF_HUB_OFFLINE": "1",
+        "PIP_NO_INDEX": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
 
@@ -163,30 +182,55 @@ def _bubblewrap(job: Path, limits: Limits, info: int, filter_: int | None) -> li
     return ["bwrap", *options, "--", sys.executable, "-I", "-B", "/job/runner.py"]
 
 
-# System calls that hide memory from the count of resident pages or widen the kernel's surface; honest code needs none.
-_CALLS = {
-    # memfd_create memfd_secret shmget io_uring_setup bpf perf_event_open userfaultfd keyctl add_key request_key ptrace
-    # mount setns open_by_handle_at
-    "x86_64": (0xC000003E, 9, (319, 447, 29, 425, 321, 298, 323, 250, 248, 249, 101, 165, 308, 304)),
-    "aarch64": (0xC00000B7, 222, (279, 447, 194, 425, 280, 241, 282, 219, 217, 218, 117, 40, 268, 265)),
+@dataclass(frozen=True)
+class _Processor:
+    """The numbers by which a processor's Linux knows what the filter looks at."""
+
+    audit: int
+    mmap: int
+    socketpair: int
+    socket: int
+    setsockopt: int
+    refused: tuple[int, ...]
+
+
+# Refused are system calls that hide memory from the count or widen the kernel's surface; honest code needs none.
+_PROCESSORS = {
+    # memfd_create memfd_secret shmget semget msgget mq_open vmsplice io_uring_setup bpf perf_event_open userfaultfd
+    # keyctl add_key request_key ptrace mount setns open_by_handle_at
+    "x86_64": _Processor(
+        *(0xC000003E, 9, 53, 41, 54),
+        (319, 447, 29, 64, 68, 240, 278, 425, 321, 298, 323, 250, 248, 249, 101, 165, 308, 304),
+    ),
+    "aarch64": _Processor(
+        *(0xC00000B7, 222, 199, 198, 208),
+        (279, 447, 194, 190, 186, 180, 75, 425, 280, 241, 282, 219, 217, 218, 117, 40, 268, 265),
+    ),
 }
 
 
 def _filter() -> bytes | None:
-    """Return the seccomp program: those calls fail, and so do shared anonymous maps; None on other processors."""
-    if platform.machine() not in _CALLS:
+    """Return the seccomp program, or None on other processors than the two that are known.
+
+    It refuses the calls of the list, shared anonymous maps, and sockets: nobody could be called, and what lies unread
+    in a socket is memory that no process has. Pairs of local sockets, which ``asyncio`` needs, keep small buffers.
+    """
+    if platform.machine() not in _PROCESSORS:
         return None
-    architecture, mmap, calls = _CALLS[platform.machine()]
+    known = _PROCESSORS[platform.machine()]
     load, equal, at_least, both, leave = 0x20, 0x15, 0x35, 0x54, 0x06
-    kill, missing, no_memory, allow = 0x80000000, 0x00050000 | 38, 0x00050000 | 12, 0x7FFF0000
-    # the last five lines are: mmap's flags, masked, compared; ENOMEM; ALLOW; ENOSYS; KILL
-    body = [(load, 0, 0, 4), (equal, 1, 0, architecture), (leave, 0, 0, kill), (load, 0, 0, 0)]
-    body += [(at_least, 0, 1, 0x40000000), (leave, 0, 0, missing)]  # the x32 numbering of the same calls
-    for call in calls:
-        body += [(equal, 0, 1, call), (leave, 0, 0, missing)]
-    shared_anonymous = 0x01 | 0x20
-    body += [(equal, 0, 4, mmap), (load, 0, 0, 16 + 3 * 8), (both, 0, 0, shared_anonymous)]
-    body += [(equal, 0, 1, shared_anonymous), (leave, 0, 0, no_memory), (leave, 0, 0, allow)]
+    kill, allow, error = 0x80000000, 0x7FFF0000, 0x00050000
+    first, flags = 16, 16 + 3 * 8  # where the call's arguments lie: the first, and mmap's fourth
+    shared_anonymous, local = 0x01 | 0x20, 1
+    body = [(load, 0, 0, 4), (equal, 1, 0, known.audit), (leave, 0, 0, kill), (load, 0, 0, 0)]
+    body += [(at_least, 0, 1, 0x40000000), (leave, 0, 0, error | errno.ENOSYS)]  # the x32 numbering of the same calls
+    refused = [*((call, errno.ENOSYS) for call in known.refused), (known.socket, errno.EAFNOSUPPORT)]
+    for call, why in [*refused, (known.setsockopt, errno.EPERM)]:
+        body += [(equal, 0, 1, call), (leave, 0, 0, error | why)]
+    body += [(equal, 0, 4, known.socketpair), (load, 0, 0, first), (equal, 0, 1, local), (leave, 0, 0, allow)]
+    body += [(leave, 0, 0, error | errno.EAFNOSUPPORT)]
+    body += [(equal, 0, 4, known.mmap), (load, 0, 0, flags), (both, 0, 0, shared_anonymous)]
+    body += [(equal, 0, 1, shared_anonymous), (leave, 0, 0, error | errno.ENOMEM), (leave, 0, 0, allow)]
     return b"".join(struct.pack("=HBBI", *line) for line in body)
 
 
@@ -214,26 +258,62 @@ def _session() -> dict[str, str]:
     return {name: os.environ[name] for name in names if name in os.environ}
 
 
-def run(plan: bytes, limits: Limits, *, unsafe: bool = False, cancel: threading.Event | None = None) -> Outcome:
+def run(
+    plan: bytes,
+    limits: Limits,
+    *,
+    cases: Sequence[bytes] = (),
+    unsafe: bool = False,
+    cancel: threading.Event | None = None,
+) -> Outcome:
     """Run a plan (see ``runner``) in a fresh sandbox and return what came of it; nothing of it is alive afterwards.
 
-    ``cancel`` ends it when it is set. With ``unsafe`` the same program runs as an ordinary process, with the limits
-    that the system has for one.
+    ``cases`` are the inputs of the questions, a frame each, for a plan without them: a question's are there only when
+    those before it have been answered. ``cancel`` ends the run when it is set. With ``unsafe`` the same
+    program runs as an ordinary process, with the limits that the system has for one.
     """
     with tempfile.TemporaryDirectory(prefix="llmbook-grade-") as name:
         job = Path(name)
         shutil.copy(runner.__file__, job / "runner.py")
         (job / "plan").write_bytes(plan)
-        return _supervised(job, limits, unsafe, cancel or threading.Event())
+        return _supervised(job, limits, _Cases(job, cases), unsafe, cancel or threading.Event())
+
+
+class _Cases:
+    """Hands a question's inputs to the runner when those before it have been answered."""
+
+    def __init__(self, job: Path, cases: Sequence[bytes]) -> None:
+        self.job, self.waiting = job, list(cases)
+        self.place = self.arrived = self.given = 0
+        if os.name == "nt":  # where nobody reads along
+            while self.waiting:
+                self._give()
+
+    def look(self, data: bytearray) -> None:
+        """Count the frames that have come: one before each cell, then two a question, of which the first asks."""
+        cells = len(self.waiting) + self.given
+        while self.waiting and self.place + runner.LENGTHS.size <= len(data):
+            place = self.place + runner.LENGTHS.size + sum(runner.LENGTHS.unpack_from(data, self.place))
+            if place > len(data):
+                return
+            self.place, self.arrived = place, self.arrived + 1
+            if self.arrived == cells + 2 * self.given + 1:
+                self._give()
+
+    def _give(self) -> None:
+        write_whole(self.job / f"cases-{self.given}", self.waiting.pop(0))
+        self.given += 1
 
 
 def rlimits(limits: Limits) -> dict[str, int]:
     """Return the limits of a single process, which the runner sets; they bind before the sum of all is over its cap."""
     return {
         "RLIMIT_CORE": 0,
+        "RLIMIT_AS": (2 * limits.memory + 8192) * MIB,  # libraries reserve far more than they use
         "RLIMIT_CPU": int(limits.seconds) + 5,
         "RLIMIT_DATA": limits.memory * MIB,
         "RLIMIT_FSIZE": limits.folder * MIB,
+        "RLIMIT_MSGQUEUE": 0,
         "RLIMIT_NOFILE": 256,
     } | ({"RLIMIT_NPROC": limits.processes + _tasks_of_user()} if sys.platform == "linux" else {})
 
@@ -248,7 +328,7 @@ def _tasks_of_user() -> int:
     return count
 
 
-def _supervised(job: Path, limits: Limits, unsafe: bool, cancel: threading.Event) -> Outcome:
+def _supervised(job: Path, limits: Limits, cases: _Cases, unsafe: bool, cancel: threading.Event) -> Outcome:
     """Start the program, read its pipes, watch its time, memory and processes, and end it with all its children."""
     passed: list[int] = []
     information = -1
@@ -284,7 +364,7 @@ def _supervised(job: Path, limits: Limits, unsafe: bool, cancel: threading.Event
         for descriptor in passed:
             os.close(descriptor)
     try:
-        watch = _Watch(process, limits, cancel)
+        watch = _Watch(process, limits, cases, unsafe, cancel)
         watch.until_end()
     finally:
         _end(process, information)
@@ -315,9 +395,12 @@ def _end(process: subprocess.Popen[bytes], information: int) -> None:
 class _Watch:
     """Reads a running program's pipes and stops it at the first limit that it passes."""
 
-    def __init__(self, process: subprocess.Popen[bytes], limits: Limits, cancel: threading.Event) -> None:
-        self.process, self.limits, self.cancel = process, limits, cancel
+    def __init__(
+        self, process: subprocess.Popen[bytes], limits: Limits, cases: _Cases, unsafe: bool, cancel: threading.Event
+    ) -> None:
+        self.process, self.limits, self.cases, self.unsafe, self.cancel = process, limits, cases, unsafe, cancel
         self.started = time.monotonic()
+        self.runner, self.waited = (process.pid if unsafe else 0), 0.0
         self.data, self.text = bytearray(), bytearray()
         self.printed = self.peak = 0
         self.stopped: str | None = None
@@ -364,6 +447,7 @@ class _Watch:
         assert self.process.stdout is not None
         if descriptor == self.process.stdout.fileno():
             self.data += chunk
+            self.cases.look(self.data)
             if len(self.data) > self.limits.results * MIB:
                 self.stopped = "results"
         else:
@@ -375,22 +459,37 @@ class _Watch:
 
     def _look(self) -> None:
         """Compare the use of all processes together with the limits."""
-        if time.monotonic() - self.started > self.limits.seconds:
+        family = _processes.family(self.process.pid)
+        if not self.runner and len(family) > 2:
+            self.runner = family[2]  # bubblewrap, the first process inside, and what that started before student code
+        self.waited = max(self.waited, waiting(self.runner))
+        elapsed = time.monotonic() - self.started
+        late = max(elapsed - self.waited, elapsed / WAITING, processor_seconds(family))
+        if late > self.limits.seconds:
             self.stopped = "time"
         if self.cancel.is_set():
             self.stopped = "cancelled"
-        processes, memory = usage(self.process.pid)
+        files, besides = 0, 0
+        if self.runner and not self.unsafe:
+            files, space = folders_in_memory(self.runner)
+            besides = space + sockets(self.runner)
+        memory = usage(family) + besides
+        if memory > self.limits.memory * MIB:  # a process that is just starting another one counts double for a moment
+            time.sleep(POLL / 5)
+            memory = usage(family) + besides
         self.peak = max(self.peak, memory)
         if memory > self.limits.memory * MIB:
             self.stopped = "memory"
-        if processes > self.limits.processes:
+        if files > self.limits.files:
+            self.stopped = "files"
+        if len(family) > self.limits.processes:
             self.stopped = "processes"
 
     def outcome(self) -> Outcome:
         text = self.text.decode(errors="replace")
         seconds = time.monotonic() - self.started
         status = self.process.returncode
-        return Outcome(bytes(self.data), text, status, self.stopped, seconds, self.peak)
+        return Outcome(bytes(self.data), text, status, self.stopped, seconds, self.peak, self.waited)
 
 
 class _Processes:
@@ -425,16 +524,64 @@ class _Processes:
 _processes = _Processes()
 
 
-def usage(root: int) -> tuple[int, int]:
-    """Return how many processes descend from one, itself included, and the bytes of their own and of shared memory.
+def usage(family: Sequence[int]) -> int:
+    """Return the bytes of memory that processes hold: their own and shared pages, swapped ones too, and page tables.
 
-    Pages of files (libraries) are not counted. Nothing on systems without /proc.
+    Pages of files (libraries) are not counted. A process whose first thread has ended is read by another of its
+    threads. Nothing on systems without /proc.
     """
-    family = _processes.family(root)
     memory = 0
     for process in family:
         with suppress(OSError):
-            for line in Path("/proc", str(process), "status").read_bytes().splitlines():
-                if line.startswith((b"RssAnon:", b"RssShmem:")):
-                    memory += int(line.split()[1]) * 1024
-    return len(family), memory
+            found = _held(Path("/proc", str(process)))
+            if found is None:
+                tasks = Path("/proc", str(process), "task").iterdir()
+                found = next((held for held in map(_held, tasks) if held is not None), 0)
+            memory += found
+    return memory
+
+
+def _held(task: Path) -> int | None:
+    """Return the bytes that a thread's process holds, or None if the thread has ended."""
+    counted = (b"RssAnon:", b"RssShmem:", b"VmSwap:", b"VmPTE:", b"HugetlbPages:")
+    with suppress(OSError):
+        lines = [line.split() for line in (task / "status").read_bytes().splitlines() if line.startswith(counted)]
+        return sum(int(line[1]) for line in lines) * 1024 if lines else None
+    return None
+
+
+def processor_seconds(family: Sequence[int]) -> float:
+    """Return the processor time of processes and of their children that have ended."""
+    ticks = 0
+    for process in family:
+        with suppress(OSError, ValueError, IndexError):
+            status = Path("/proc", str(process), "stat").read_bytes().rpartition(b")")[2].split()
+            ticks += sum(map(int, status[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK") if ticks else 0.0
+
+
+def waiting(process: int) -> float:
+    """Return for how many seconds a process's first thread was ready while others had the processor; 0 if unknown."""
+    with suppress(OSError, ValueError, IndexError):
+        return int(Path("/proc", str(process), "schedstat").read_bytes().split()[1]) / 1e9
+    return 0.0
+
+
+def folders_in_memory(process: int) -> tuple[int, int]:
+    """Return how many files the folders have that a confined process can write into, and the bytes that they take."""
+    files = space = 0
+    for name in ("tmp", "dev/shm"):
+        with suppress(OSError):
+            found = os.statvfs(f"/proc/{process}/root/{name}")
+            used = found.f_files - found.f_ffree
+            files += used
+            space += (found.f_blocks - found.f_bfree) * found.f_frsize + used * FILE
+    return files, space
+
+
+def sockets(process: int) -> int:
+    """Return the bytes that may lie unread in the local sockets of a confined process's network."""
+    with suppress(OSError, ValueError):
+        count = Path("/proc", str(process), "net", "unix").read_bytes().count(b"\n") - 1
+        return max(0, count) * int(Path("/proc/sys/net/core/wmem_default").read_text())
+    return 0
