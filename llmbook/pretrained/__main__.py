@@ -2,16 +2,16 @@
 
 import sys
 
-from llmbook.pretrained.real import REAL_MODELS, ModelError, fetch, place_of
+from llmbook.pretrained import real
 
 
 def main() -> int:
     """Fetch what is missing; what cannot be had is a line, and the first chapter that needs it asks again."""
-    for name in REAL_MODELS:
-        if not place_of(name).is_dir():
+    for name in real.REAL_MODELS:
+        if not real.place_of(name).is_dir():
             try:
-                fetch(name)
-            except ModelError as error:
+                real.fetch(name)
+            except real.ModelError as error:
                 print(f"note: {error}", file=sys.stderr)
     return 0
 

@@ -19,17 +19,19 @@ ROLES = (
 def convert(file: Path, folder: Path) -> None:
     """Write ``config.json``, ``model.safetensors`` and the tokenizer of a GGUF file into a folder."""
     import torch
+    import transformers
     from gguf import GGUFReader
     from tokenizers import pre_tokenizers
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     where = {"gguf_file": file.name, "local_files_only": True}
-    model = AutoModelForCausalLM.from_pretrained(
-        file.parent, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16, **where
-    )
+    # from version 5 on the weights stay packed unless one says otherwise
+    newer = hasattr(transformers, "GgufConfig")
+    unpacked = {"quantization_config": transformers.GgufConfig(dequantize=True)} if newer else {}
+    model = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.bfloat16, **unpacked, **where)
     model.config.rms_norm_eps = float(f"{model.config.rms_norm_eps:.6g}")  # the file has it in float32
     model.save_pretrained(folder)
     longest = model.config.max_position_embeddings

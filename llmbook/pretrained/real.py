@@ -258,7 +258,7 @@ def _check(name: str, place: Path) -> None:
 
 # What pip says, by what is wrong; the first that is found counts, since pip ends with "no distribution" after each.
 _OTHER_FILE = re.compile(
-    r"do not match the hashes|incomplete-download|is not a zip file|invalid wheel|BadZipFile|Connection broken", re.I
+    r"do not match the hashes|incomplete-download|is not a zip file|invalid wheel|BadZipFile|IncompleteRead", re.I
 )
 _NO_ANSWER = re.compile(
     r"NewConnectionError|NameResolutionError|ConnectTimeout|ReadTimeout|ProxyError|SSLError|ConnectionResetError"
