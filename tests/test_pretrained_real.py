@@ -23,7 +23,7 @@ from tokenizers import pre_tokenizers
 from torch.testing import assert_close
 from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
-from llmbook import hub, pretrained, tokenization
+from llmbook import hub, pretrained, tokenization, viz
 from llmbook.pretrained import __main__ as program
 from llmbook.pretrained import real
 from llmbook.sentences import SentenceEncoder
@@ -502,6 +502,14 @@ def test_smollm2_reads_chats_and_refuses_what_it_was_not_made_for(smollm2):
         tokenizer.apply_chat_template([{"role": "teacher", "content": "Hello"}])
     with pytest.raises(ValueError, match="9,000 tokens, but the model was trained on 8,192 positions"):
         model(torch.zeros(1, 9000, dtype=torch.long))
+
+
+@pytest.mark.slow
+def test_attention_of_smollm2_is_shown(smollm2):
+    model, tokenizer, _ = smollm2
+    figure = viz.show_attention(model, "The capital of France is Paris", tokenizer=tokenizer, layers=[0, 29], heads=[0])
+    assert figure.axes[0].get_title() == "Head 0"
+    assert "Layer 29" in [ax.get_ylabel() for ax in figure.axes]
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ import importlib.metadata
 import json
 import re
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -45,7 +45,7 @@ def licence_of(package: str) -> str:
     """Return the licence that an installed package states: its expression, a short text, or its classifiers."""
     if package == installed.STANDARD_LIBRARY:
         return "PSF-2.0"
-    about = importlib.metadata.metadata(package)
+    about: Any = importlib.metadata.metadata(package)  # a message of e-mail, which its type does not say
     stated = about.get("License-Expression") or about.get("License") or ""
     if stated and len(stated) < 60 and "\n" not in stated:
         return stated

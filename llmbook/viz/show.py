@@ -23,7 +23,7 @@ MAX_LINES = 100_000
 #: Numbers that an interactive view stores in the notebook: weights, and in the neuron view queries and keys.
 MAX_NUMBERS = 300_000
 
-#: Heat maps of a figure where nobody chose layers: those of GPT-2, 12 layers of 12 heads.
+#: Heat maps of a picture where nobody chose layers: those of GPT-2, 12 layers of 12 heads.
 MAX_MAPS = 144
 
 #: What a picture says besides the tokens; pass ``labels`` to say some of it in another language.
@@ -138,11 +138,12 @@ def choose_parts(found: list[Attention], part: str | None, view: str) -> list[At
 def spaced_layers(one: Attention, heads: int | Sequence[int] | None, view: str) -> list[int] | None:
     """Return evenly spaced layers that a view has room for; ``None`` where all fit, or not even one does."""
     layer = one.select(0, heads)  # each layer is of this size
-    room = len(one.layers)
-    if view == "figure":
-        room = MAX_MAPS // len(layer.heads)
-    elif view in ("head", "model", "neuron"):
-        room = MAX_NUMBERS // max(1, layer.weights.size + sum(side.size for side in layer.vectors or ()))
+    if view == "arcs":
+        return None
+    room = MAX_MAPS // len(layer.heads)  # an interactive view has a figure beside it, for print
+    if view != "figure":
+        numbers = layer.weights.size + sum(side.size for side in layer.vectors or ())
+        room = min(room, MAX_NUMBERS // max(1, numbers))
         if view == "model":
             room = min(room, MAX_LINES // max(1, layer.weights.size))
     if not 1 <= room < len(one.layers):
