@@ -83,7 +83,7 @@ def real() -> list[Row]:
 def cautions() -> list[Row]:
     """Return what the real models are, and what has to be said of numbers measured with them."""
     return [
-        [Cell(name, code=True), Cell(f"{model.about[:1].upper()}{model.about[1:]}."), Cell(model.caution)]
+        [Cell(name, model.paper, code=True), Cell(f"{model.about[:1].upper()}{model.about[1:]}."), Cell(model.caution)]
         for name, model in REAL_MODELS.items()
     ]
 
