@@ -8,8 +8,9 @@ help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | sort | expand -t 18
 	@echo 'PYTHON=/path/to/python3.11 names the interpreter for .venv, where several are installed.'
 
-venv: ## create .venv from requirements.txt, or leave it alone when it is up to date
+venv: ## create .venv from requirements.txt and fetch the real models, or leave them alone when they are in place
 	@python3 tools/bootstrap.py
+	@$(RUN) -m llmbook.pretrained
 
 book: venv ## build the site from the stored outputs; the last line is its path
 	@$(RUN) tools/build_site.py

@@ -1,11 +1,13 @@
 """Hugging Face's format: the book's models as Llama, BERT and T5 and back, saved as safetensors (chapter 5).
 
 What :func:`save` writes is opened by ``AutoModelForCausalLM``, ``AutoModelForMaskedLM`` or ``AutoModelForSeq2SeqLM``
-``.from_pretrained(folder)``, and so by every tool that stands on them.
+``.from_pretrained(folder)``, and so by every tool that stands on them. :func:`pretrained` opens the book's models and
+the real ones (:mod:`llmbook.pretrained.real`).
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 import tempfile
@@ -17,12 +19,14 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
     BertConfig,
     BertForMaskedLM,
+    BertModel,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -33,9 +37,10 @@ from transformers import (
 )
 
 from llmbook.files import without_progress_bars
-from llmbook.pretrained import FOLDER, model_folder
+from llmbook.pretrained import FOLDER, model_folder, real
+from llmbook.sentences import SentenceEncoder
 from llmbook.tokenization import load_tokenizer
-from llmbook.transformer import Decoder, Encoder, EncoderDecoder, TransformerConfig, plain_state, unwrapped
+from llmbook.transformer import Decoder, Encoder, EncoderDecoder, Stack, TransformerConfig, plain_state, unwrapped
 
 Model = Decoder | Encoder | EncoderDecoder
 
@@ -251,15 +256,7 @@ def from_hf(hf_model: PreTrainedModel) -> Model:
             )
         )  # fmt: skip
     elif isinstance(hf_model, BertForMaskedLM):
-        _refuse_unlike(theirs, {"hidden_act": "gelu", "is_decoder": False, "tie_word_embeddings": True})
-        model = Encoder(
-            TransformerConfig.bert(
-                theirs.vocab_size, d_model=theirs.hidden_size, num_layers=theirs.num_hidden_layers,
-                num_heads=theirs.num_attention_heads, d_ff=theirs.intermediate_size,
-                max_length=theirs.max_position_embeddings, type_vocab_size=theirs.type_vocab_size,
-                norm_eps=theirs.layer_norm_eps, dropout=theirs.hidden_dropout_prob,
-            )
-        )  # fmt: skip
+        model = Encoder(_from_bert(theirs))
     elif isinstance(hf_model, T5ForConditionalGeneration):
         _refuse_unlike(
             theirs,
@@ -284,6 +281,17 @@ def from_hf(hf_model: PreTrainedModel) -> Model:
     model = model.to(hf_model.device, hf_model.dtype)
     model.load_state_dict(_translate(state, names))
     return model.train(hf_model.training)
+
+
+def _from_bert(theirs: Any) -> TransformerConfig:
+    """Return the shape of a Hugging Face BERT."""
+    _refuse_unlike(theirs, {"hidden_act": "gelu", "is_decoder": False, "tie_word_embeddings": True})
+    return TransformerConfig.bert(
+        theirs.vocab_size, d_model=theirs.hidden_size, num_layers=theirs.num_hidden_layers,
+        num_heads=theirs.num_attention_heads, d_ff=theirs.intermediate_size,
+        max_length=theirs.max_position_embeddings, type_vocab_size=theirs.type_vocab_size,
+        norm_eps=theirs.layer_norm_eps, dropout=theirs.hidden_dropout_prob,
+    )  # fmt: skip
 
 
 def _refuse_unlike(config: Any, wanted: dict[str, Any]) -> None:
@@ -363,32 +371,95 @@ def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, longest: i
     path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf8")
 
 
-def pretrained(name: str | Path) -> tuple[Model, PreTrainedTokenizerFast]:
+def pretrained(
+    name: str | Path, library: bool = False
+) -> tuple[Model | SentenceEncoder | PreTrainedModel, PreTrainedTokenizerFast]:
     """Return a pretrained model, in ``float32`` and ``eval`` mode, and the tokenizer that it was trained with.
 
     Args:
-        name: ``"pydocs-gpt"``, ``"pydocs-bert"`` or ``"pydocs-t5"``, which the book ships, or a folder that
-            :func:`save` wrote with a tokenizer, see :func:`llmbook.pretrained.model_folder`.
+        name: ``"pydocs-gpt"``, ``"pydocs-bert"`` or ``"pydocs-t5"``, which the book ships; ``"smollm2-135m-instruct"``
+            or ``"minilm-l6"``, real models that the first call fetches (:mod:`llmbook.pretrained.real`); or a folder
+            that :func:`save` or ``save_pretrained`` wrote with a tokenizer, see
+            :func:`llmbook.pretrained.model_folder`.
+        library: whether to return the model of ``transformers`` in place of the book's; both compute the same.
 
     Returns:
-        ``(model, tokenizer)``: a decoder, an encoder or an encoder-decoder of the book, and a tokenizer of
-        ``transformers`` that puts around a text what this kind of model has read around its texts.
+        ``(model, tokenizer)``: a decoder, an encoder, an encoder-decoder or a sentence encoder of the book, and a
+        tokenizer of ``transformers`` that puts around a text what this kind of model has read around its texts. A
+        book's decoder of a real model refuses texts that are longer than those it was trained on.
 
     Raises:
         FileNotFoundError: there is no such model, or it lies there without weights or tokenizer.
-        ValueError: as :func:`load`.
+        ModelError: a real model cannot be had, see :func:`llmbook.pretrained.real.fetch`.
+        ValueError: as :func:`load`, or a tokenizer that is another model's.
     """
     folder = model_folder(name)
-    model = load(folder).float()
+    theirs = _open(folder, AutoModel if _pooling(folder) else None).float()
+    tokenizer: Any
     if folder.parent == FOLDER:
-        return model, load_tokenizer({Decoder: "gpt", Encoder: "bert", EncoderDecoder: "t5"}[type(model)])
+        family = {LlamaForCausalLM: "gpt", BertForMaskedLM: "bert", T5ForConditionalGeneration: "t5"}
+        tokenizer = load_tokenizer(family[type(theirs)])
+        return (theirs if library else from_hf(theirs)), tokenizer
+    tokenizer = _open_tokenizer(folder, theirs.config.vocab_size)
+    if library:
+        return theirs, tokenizer
+    if isinstance(theirs, BertModel):
+        return _sentence_encoder(theirs, tokenizer, folder), tokenizer
+    model = from_hf(theirs)
+    if isinstance(model, Decoder) and str(name) in real.REAL_MODELS:
+        model.stack.register_forward_pre_hook(_refuse_longer_texts, with_kwargs=True)
+    return model, tokenizer
+
+
+def _open_tokenizer(folder: Path, rows: int) -> Any:
+    """Open the tokenizer beside a model whose table of embeddings has so many rows."""
     if not (folder / "tokenizer.json").is_file():
         raise FileNotFoundError(
             f"{folder} has no tokenizer.json: save the tokenizer beside the model, hub.save(model, folder, tokenizer), "
             "or open the model alone with hub.load"
         )
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    return model, tokenizer
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    if not 0.95 * rows <= len(tokenizer) <= rows:  # many tables are filled up to a round number
+        raise ValueError(
+            f"the tokenizer in {folder} has {len(tokenizer):,} tokens, the model's table of embeddings {rows:,} rows: "
+            "put the tokenizer there that the model was trained with"
+        )
+    return tokenizer
+
+
+def _pooling(folder: Path) -> bool:
+    """Tell whether a folder holds a sentence encoder: a BERT without a head, and how its tokens' vectors are joined."""
+    pooling = folder / "1_Pooling" / "config.json"
+    if not pooling.is_file():
+        return False
+    wanted = json.loads(pooling.read_text(encoding="utf-8"))
+    if modes := [key for key, value in wanted.items() if value is True and key != "pooling_mode_mean_tokens"]:
+        raise ValueError(f"{folder} joins its tokens' vectors by {', '.join(modes)}: the book's class by their mean")
+    return True
+
+
+def _sentence_encoder(theirs: BertModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> SentenceEncoder:
+    """Return the book's sentence encoder with the weights of a BERT that has no head."""
+    config = _from_bert(theirs.config)
+    about = folder / "sentence_bert_config.json"
+    longest = json.loads(about.read_text(encoding="utf-8"))["max_seq_length"] if about.is_file() else config.max_length
+    model = SentenceEncoder(config, tokenizer, longest)
+    names = {other: ours for ours, other in module_names(config, Encoder).items()}
+    state = {f"bert.{key}": tensor for key, tensor in theirs.state_dict().items() if not key.startswith("pooler.")}
+    model.encoder.load_state_dict(_translate(state, names))
+    return model.eval()
+
+
+def _refuse_longer_texts(stack: Stack, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+    """Raise where a stack is to compute positions that its model has not been trained on (a forward pre-hook)."""
+    call = inspect.signature(stack.forward).bind(*given, **named).arguments
+    past = call.get("past_key_values")
+    length = call["embeddings"].shape[1] + (past[0][0].shape[2] if past else 0)
+    if length > stack.config.max_length:
+        raise ValueError(
+            f"{length:,} tokens, but the model was trained on {stack.config.max_length:,} positions and computes "
+            "nothing sensible beyond: shorten the text, or score it in windows (llmbook.evaluation.likelihood)"
+        )
 
 
 def load(folder: str | Path) -> Model:
@@ -406,6 +477,13 @@ def load(folder: str | Path) -> Model:
             missing, which ``from_pretrained`` would draw at random.
     """
     folder = model_folder(folder)
+    if _pooling(folder):
+        raise ValueError(f"{folder} holds a sentence encoder, which has no logits: open it with hub.pretrained")
+    return from_hf(_open(folder))
+
+
+def _open(folder: Path, kind: Any = None) -> PreTrainedModel:
+    """Open a folder with ``transformers``, by default with the class that has a language model's head."""
     if not any(folder.glob("model*.safetensors")):  # a large model's weights are in several files
         raise FileNotFoundError(f"{folder} has no model*.safetensors: save the model anew with hub.save")
     config = AutoConfig.from_pretrained(folder)
@@ -415,9 +493,9 @@ def load(folder: str | Path) -> Model:
     options: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True, "local_files_only": True}
     with without_progress_bars("transformers"):
         try:
-            theirs, info = kinds[config.model_type].from_pretrained(folder, **options)
+            theirs, info = (kind or kinds[config.model_type]).from_pretrained(folder, **options)
         except (SafetensorError, RuntimeError) as error:
             raise ValueError(f"the weights in {folder} do not fit its config.json, or the file is damaged") from error
     if info["missing_keys"]:
         raise ValueError(f"{folder} lacks weights, {sorted(info['missing_keys'])[0]} first: save the model anew")
-    return from_hf(theirs)
+    return theirs

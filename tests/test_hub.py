@@ -30,6 +30,7 @@ from llmbook import corpora, hub, tokenization
 from llmbook.evaluation import command
 from llmbook.explore import explore, pack_shipped
 from llmbook.pretrained import FOLDER, model_names
+from llmbook.pretrained.real import REAL_MODELS
 from llmbook.transformer import Decoder, Encoder, EncoderDecoder, TransformerConfig, greedy
 
 VOCAB = 40
@@ -416,7 +417,8 @@ def evaluate(folder):
 @pytest.mark.parametrize("given", ["pydocs-gtp", "", Path("no/folder"), Path(__file__)])
 def test_a_missing_model_is_one_error_everywhere(use, given, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    words = f"{given} is no folder with a config.json and no model of the book ({', '.join(SHIPPED)}): give one of "
+    known = ", ".join([*SHIPPED, *REAL_MODELS])
+    words = f"{given} is no folder with a config.json and no model of the book ({known}): give one of "
     with pytest.raises(FileNotFoundError, match=f"^{re.escape(words)}"):
         use(given)
 

@@ -34,6 +34,8 @@ from llmbook import viz
 from llmbook.tokenization import train_byte_bpe
 from llmbook.transformer import Decoder, Encoder, EncoderDecoder, TransformerConfig
 from llmbook.viz import scripts
+from llmbook.viz.reading import read_attention
+from llmbook.viz.show import check_size, spaced_layers
 
 matplotlib.use("agg")
 SHAPE = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
@@ -538,6 +540,30 @@ def test_too_many_lines_name_the_way_out():
     with pytest.raises(ValueError, match=r"8 layers of 12 heads and 70 tokens are 470,400 numbers; view='head' stores"):
         viz.show_attention(attention=weights(8, 12, 70, 70), tokens=["x"] * 70, view="head")
     viz.show_attention(attention=weights(8, 8, 60, 60), tokens=["x"] * 60, view="model", layers=[0], heads=range(3))
+
+
+def deep(num_layers=30):
+    """Return a decoder of as many layers and heads as SmolLM2 has."""
+    return Decoder(TransformerConfig(vocab_size=400, d_model=36, num_layers=num_layers, num_heads=9, d_ff=8)).eval()
+
+
+@pytest.mark.slow
+def test_of_a_deep_model_as_many_layers_are_shown_as_there_is_room_for_from_the_first_to_the_last():
+    ids = torch.arange(20)
+    found = read_attention(deep(), ids)[0]
+    for view, count in (("figure", 16), ("head", 16), ("model", 16)):
+        layers = spaced_layers(found, None, view)
+        assert (layers[0], layers[-1], len(layers)) == (0, 29, count) and layers == sorted({*layers}), view
+        check_size(found.select(layers, None), view)
+    assert spaced_layers(found, [0, 1], "figure") is None  # 60 maps
+    assert spaced_layers(found, None, "arcs") is None
+    longer = read_attention(deep(), torch.arange(60))[0]
+    assert spaced_layers(longer, None, "model") == [0, 14, 29]  # 32,400 lines each
+    assert len(spaced_layers(longer, None, "head") or []) == 9  # 32,400 numbers each
+    names = " ".join(ax.get_ylabel() for ax in viz.show_attention(deep(), ids).axes)
+    assert "Layer 0" in names and names.split()[-3:] != ["0"] and "29" in names and " 1 " not in names
+    with pytest.raises(ValueError, match=r"30 layers of 9 heads and 20 x 20 tokens are 108,000 lines.*choose layers="):
+        viz.show_attention(deep(), ids, view="model", layers=range(30))
 
 
 @pytest.mark.parametrize("shape", [(3, 3), (2, 3, 3), (1, 2, 3, 3)])

@@ -16,7 +16,17 @@ PACKAGE = "llmbook"
 # From the ground up: a module may import from its own floor and from those below it.
 FLOORS = {
     "ground": ("files", "runtime", "results", "pretrained", "metrics", "tokenization", "corpora", "pipeline"),
-    "models": ("attention", "flash", "positions", "transformer", "interventions", "ngram", "generation", "hub"),
+    "models": (
+        "attention",
+        "flash",
+        "positions",
+        "transformer",
+        "sentences",
+        "interventions",
+        "ngram",
+        "generation",
+        "hub",
+    ),
     "learning": ("training", "parallel", "objectives", "finetuning", "scaling"),
     "judging": ("evaluation", "classroom"),
     "showing": ("viz", "explore"),

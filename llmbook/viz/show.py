@@ -23,6 +23,9 @@ MAX_LINES = 100_000
 #: Numbers that an interactive view stores in the notebook: weights, and in the neuron view queries and keys.
 MAX_NUMBERS = 300_000
 
+#: Heat maps of a picture where nobody chose layers: those of GPT-2, 12 layers of 12 heads.
+MAX_MAPS = 144
+
 #: What a picture says besides the tokens; pass ``labels`` to say some of it in another language.
 LABELS: Mapping[str, str] = MappingProxyType(
     {
@@ -72,7 +75,8 @@ def show_attention(
             layer; or BertViz's ``"head"`` (lines between two columns, one layer at a time), ``"model"`` (all heads at
             a glance) and ``"neuron"`` (queries and keys behind a head's weights, as they meet in the dot product, with
             RoPE applied; what ALiBi or T5 add to the scores is not drawn; not for cross-attention).
-        layers: which layers, numbered from 0; one number or several. All by default.
+        layers: which layers, numbered from 0; one number or several. By default all, or of a deep model as many as
+            the view has room for, evenly spaced from the first to the last (for ``"arcs"`` choose one).
         heads: which heads of each layer.
         part: of an encoder-decoder ``"encoder"``, ``"decoder"`` or ``"cross"``. By default all three for the head and
             the model view, where one chooses, cross-attention for a figure, else the decoder.
@@ -104,7 +108,10 @@ def show_attention(
     else:
         only = part or {"figure": "cross", "arcs": "decoder", "neuron": "decoder"}.get(view)
         found = read_attention(model, inputs, tokenizer, tokens, key_tokens, view == "neuron", only)
-    chosen = [one.select(layers, heads) for one in choose_parts(found, part, view)]
+    chosen = choose_parts(found, part, view)
+    if model is not None and layers is None and len(chosen) == 1:
+        layers = spaced_layers(chosen[0], heads, view)
+    chosen = [one.select(layers, heads) for one in chosen]
     for one in chosen:
         check_size(one, view)
     if view == "figure":
@@ -129,6 +136,22 @@ def choose_parts(found: list[Attention], part: str | None, view: str) -> list[At
         other = "'head', 'model' or 'figure'"
         raise ValueError(f"view={view!r} shows a text attending to itself, not cross-attention: use view={other}")
     return chosen
+
+
+def spaced_layers(one: Attention, heads: int | Sequence[int] | None, view: str) -> list[int] | None:
+    """Return evenly spaced layers that a view has room for; ``None`` where all fit, or not even one does."""
+    layer = one.select(0, heads)  # each layer is of this size
+    if view == "arcs":
+        return None
+    room = MAX_MAPS // len(layer.heads)  # an interactive view has a figure beside it, for print
+    if view != "figure":
+        numbers = layer.weights.size + sum(side.size for side in layer.vectors or ())
+        room = min(room, MAX_NUMBERS // max(1, numbers))
+        if view == "model":
+            room = min(room, MAX_LINES // max(1, layer.weights.size))
+    if not 1 <= room < len(one.layers):
+        return None
+    return [round(place * (len(one.layers) - 1) / max(1, room - 1)) for place in range(room)]
 
 
 def check_size(one: Attention, view: str) -> None:

@@ -1,0 +1,20 @@
+"""``python -m llmbook.pretrained``: fetch the real models that are not in the cache yet, as ``make venv`` does."""
+
+import sys
+
+from llmbook.pretrained import real
+
+
+def main() -> int:
+    """Fetch what is missing; what cannot be had is a line, and the first chapter that needs it asks again."""
+    for name in real.REAL_MODELS:
+        if not real.place_of(name).is_dir():
+            try:
+                real.fetch(name)
+            except real.ModelError as error:
+                print(f"note: {error}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
