@@ -21,7 +21,7 @@ import numpy as np
 
 from llmbook.classroom import comparison, runner, sandbox
 from llmbook.classroom.source import Assignment, Question, variant
-from llmbook.classroom.submissions import Submission, SubmissionError, one_line
+from llmbook.classroom.submissions import Submission, SubmissionError, answer_notes, one_line
 from llmbook.classroom.submissions import answers as read_answers
 
 BATCH = 10  # variants of the reference solution that one process works out
@@ -35,7 +35,7 @@ class Mark:
     id: str
     title: str
     points: int
-    earned: int
+    earned: float
     reason: str = ""
     output: str = ""
 
@@ -53,11 +53,12 @@ class StudentRecord:
     key: str = ""
     seconds: float = 0.0
     peak: int = 0
+    extra: float = 0
 
     @property
-    def earned(self) -> int | None:
-        """The points, or None where there is no mark."""
-        return sum(mark.earned for mark in self.marks) if self.status == "graded" else None
+    def earned(self) -> float | None:
+        """The points, or None where there is no mark; ``extra`` are points beside those of the questions."""
+        return sum(mark.earned for mark in self.marks) + self.extra if self.status == "graded" else None
 
 
 @dataclass(frozen=True)
@@ -154,21 +155,22 @@ def grade(
     try:
         content = submission.content()
         key = record_key(content, submission, assignment, settings)
-        codes = read_answers(content, assignment, submission.name, any_version=settings.any_version)
-        mine = expected[number(assignment, submission.name)]
+        codes = read_answers(content, assignment, submission.data_name, any_version=settings.any_version)
+        notes = "; ".join(answer_notes(content, assignment)[:8])
+        mine = expected[number(assignment, submission.data_name)]
         blob = bytearray()
         questions = []
         for question in assignment.questions:
             cases = [runner.pack(arguments, blob) for arguments in mine.arguments[question.id]]
             questions.append(_question(question, codes[question.id]) | {"cases": cases})
-        notebook = {"setup": assignment.preamble_for(submission.name), "questions": questions}
+        notebook = {"setup": assignment.preamble_for(submission.data_name), "questions": questions}
         plan = _plan([notebook], settings, blob)
         outcome = sandbox.run(plan, settings.limits, unsafe=settings.unsafe, cancel=cancel)
         if outcome.stopped == "cancelled":
             return record("pending", "interrupted")
         measured: dict[str, Any] = {"key": key, "seconds": round(outcome.seconds, 2), "peak": outcome.peak}
         try:
-            return record("graded", marks=_judge(outcome, assignment, codes, mine, settings.limits), **measured)
+            return record("graded", notes, marks=_judge(outcome, assignment, codes, mine, settings.limits), **measured)
         except SubmissionError as error:
             return record("failed", str(error), **measured)
     except SubmissionError as error:
@@ -249,6 +251,8 @@ def _mark(question: Question, code: str, head: dict[str, Any], blob: bytes, expe
     output = head.get("output")
     mark = functools.partial(Mark, question.id, question.title, question.points)
     output = output[:KEPT_OUTPUT] if isinstance(output, str) else ""
+    if not code:
+        return mark(0, "there is no answer cell: it was deleted or renamed", output)
     if (error := head.get("error")) is not None:
         return mark(0, _said(error), output)
     results = head.get("results")
@@ -326,7 +330,7 @@ def grade_all(
     """
     if not submissions:
         return
-    expected = expect(assignment, [submission.name for submission in submissions], settings)
+    expected = expect(assignment, [submission.data_name for submission in submissions], settings)
     cancel = threading.Event()
     waiting: Iterator[Submission] = iter(submissions)
     running: set[Future[StudentRecord]] = set()
