@@ -183,6 +183,9 @@ FILES = {
     "too large": "larger than 20 MiB",
     "two notebooks": "2 notebooks",
     "zip bomb": "larger than 20 MiB",
+    "zip with a damaged stream": "damaged",
+    "zip of a later version": "not a zip archive",
+    "zip that asks for gigabytes": "packed in an unusual way",
 }
 
 
@@ -209,6 +212,8 @@ def write_files(place):
     archive(folders["zip slip"] / "a.zip", [("../../a.ipynb", good, 0o644)])
     archive(folders["zip with a link"] / "a.zip", [("a.ipynb", "/etc/passwd", 0o120777)])
     archive(folders["zip bomb"] / "a.zip", [("a.ipynb", bytes(10**8), 0o644)])
+    for name, content in submitting.broken_archives().items():
+        (folders[name] / "a.zip").write_bytes(content)
     neighbour = place / folder_name(100, "Ann")
     (place / folder_name(numbers["link to a neighbour"], "link to a neighbour")).symlink_to(neighbour)
     (folders["folder with a link"] / "a.ipynb").symlink_to(neighbour / "a.ipynb")

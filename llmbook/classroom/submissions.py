@@ -273,11 +273,8 @@ def own_data(found: Sequence[Submission], assignment: Assignment) -> list[Submis
         return list(found)
     moodle = [submission for submission in found if submission.platform == "moodle"]
     names = Counter(submission.name for submission in moodle)
-    blind = (
-        bool(moodle)
-        and len({name.rpartition("-")[2] for name in names}) == 1
-        and (len(moodle) > 1 or names[BLIND] == 1)
-    )
+    same = len(names) == 1 and len(moodle) > 1  # Moodle calls all of them the same, in the site's language
+    blind = bool(moodle) and (same or all(name.rpartition("-")[2] == BLIND for name in names))
     prefixes = Counter(prefix for name in names for prefix in _groups(name))
     grouped = all("-" in name for name in names) and any(count > 1 for count in prefixes.values())
     settled: list[Submission] = []
@@ -287,11 +284,13 @@ def own_data(found: Sequence[Submission], assignment: Assignment) -> list[Submis
             written = sorted(_names_in(_cells(submission.content())))
         except SubmissionError:
             written = []
+        if submission.name.rpartition("-")[2] == BLIND and not blind:
+            submission = replace(submission, name=f"{submission.name} {submission.student}")
         if submission.platform != "moodle" or len(written) != 1 or not written[0]:
             settled.append(submission)
             continue
         allowed = {submission.name, *_without_group(submission.name)}
-        if blind and submission.name == moodle[0].name:
+        if blind:
             allowed = {written[0]}
             holders.setdefault(variant(written[0]), []).append(submission.student)
         elif grouped:
