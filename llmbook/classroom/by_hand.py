@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,21 +102,20 @@ def edits(now: Sheet, before: Sheet, assignment: Assignment) -> dict[str, ByHand
     is spread over them from the first. Raises ``ValueError`` for what is no number.
     """
     found = {}
+    identities = [column for column in before.columns if re.fullmatch("q[0-9]+", column) and column in now.columns]
     for student, row in now.rows.items():
         if (old := before.rows.get(student)) is None:
             continue
-        marks: dict[str, float | None] = {}
-        for question in assignment.questions:
-            if question.id in row and (new := _points(row, question.id)) != _points(old, question.id):
-                marks[question.id] = new
-        score, extra = _points(row, "score") if "score" in row else None, None
+        points = {identity: _points(row, identity) for identity in identities}
+        marks = {identity: new for identity, new in points.items() if new != _points(old, identity)}
+        score, extra = _points(row, "score"), None
         if score is not None and score != _points(old, "score"):
-            each = [_points(row, question.id) if question.id in row else None for question in assignment.questions]
-            known = [points for points in each if points is not None]
-            if len(known) == len(each):
-                extra = score - sum(known)
+            known = [value for value in points.values() if value is not None]
+            empty = [question for question in assignment.questions if points.get(question.id, 0) is None]
+            if empty:
+                marks |= _spread(score - sum(known), empty)
             else:
-                marks |= _spread(score, each, assignment)
+                extra = score - sum(known)
         if marks or extra is not None:
             found[student] = ByHand(marks, tidy(extra))
     return found
@@ -134,17 +134,13 @@ def _points(row: Mapping[str, str], column: str) -> float | None:
     return tidy(points)
 
 
-def _spread(score: float, each: Sequence[float | None], assignment: Assignment) -> dict[str, float]:
-    """Return points for the questions without a mark that make the score, from the first question on."""
-    left = score - sum(points for points in each if points is not None)
-    spread: dict[str, float] = {}
-    for question, points in zip(assignment.questions, each, strict=True):
-        if points is None:
-            spread[question.id] = min(max(left, 0), question.points)
-            left -= spread[question.id]
-    last = list(spread)[-1]
-    spread[last] += left
-    return spread
+def _spread(score: float, questions: Sequence[Question]) -> dict[str, float | None]:
+    """Return points for questions without a mark that make the score, from the first question on."""
+    spread: dict[str, float | None] = {}
+    for question in questions[:-1]:
+        spread[question.id] = min(max(score, 0), question.points)
+        score -= min(max(score, 0), question.points)
+    return {**spread, questions[-1].id: score}
 
 
 def merge(

@@ -151,4 +151,5 @@ def _entries(book: Any, assignment: Assignment, record: StudentRecord) -> tuple[
         for cell in cells:
             if cell.name not in entries:
                 entries[cell.name] = kind(cell=cell, notebook=notebook)
+                book.db.add(entries[cell.name])
     return {f"{question.id}-check": grades[f"{question.id}-check"] for question in assignment.questions}, comments
