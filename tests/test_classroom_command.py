@@ -229,6 +229,8 @@ def test_what_an_instructor_added_to_the_table_stays(course, capsys):
         csv.writer(file).writerows(lines)
     assert unsafe(course) == 0
     found = rows(course / "out")
+    (kept,) = (course / "out" / "records" / "earlier").glob("grades-*.csv")
+    assert "B 12" in kept.read_text()
     assert found["ann"]["room"] == "B 12" and found["zoe"]["score"] == "3" and found["zoe"]["status"] == "on paper"
     edit(course / "out", ann={"q1": "two"})
     before = (course / "out" / "grades.csv").read_bytes()

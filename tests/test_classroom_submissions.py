@@ -475,11 +475,14 @@ def own(name):
 def test_the_members_of_a_group_hand_in_the_notebook_of_one_of_them(tmp_path):
     handed_in = {"Group A-Tom Li": "Tom Li", "Group A-Ann Lee": "Tom Li", "Group B-Eve": "Tom Li", "Group B-Bo": "Bo"}
     for number, (name, written) in enumerate(handed_in.items(), start=1):
-        put(tmp_path / f"{name}_{number}_assignsubmission_file_" / "a.ipynb", own(written))
-    found = {one.name: one for one in submissions.own_data(find_submissions(tmp_path), VARIED)}
+        put(tmp_path / "class" / f"{name}_{number}_assignsubmission_file_" / "a.ipynb", own(written))
+    found = {one.name: one for one in submissions.own_data(find_submissions(tmp_path / "class"), VARIED)}
     for name in ("Group A-Tom Li", "Group A-Ann Lee", "Group B-Bo"):
         assert found[name].drawn_for == handed_in[name]
         assert answers(found[name].content(), VARIED, found[name].data_name)
+    put(tmp_path / "names.csv", "student,name\n1,Li Tom\n2,Ann Lee\n")
+    listed = submissions.named(list(found.values()), tmp_path / "names.csv")
+    assert submissions.own_data(listed, VARIED)[1].drawn_for == "Tom Li"
     assert found["Group B-Eve"].drawn_for is None
     with pytest.raises(SubmissionError, match="names Tom Li"):
         answers(found["Group B-Eve"].content(), VARIED, found["Group B-Eve"].data_name)
@@ -532,3 +535,42 @@ def test_a_list_in_latin_letters_is_not_taken_for_chinese_and_says_what_is_wrong
         submissions.named(found, roster)
     with pytest.raises(ValueError, match=r"cannot be read.*give a CSV file"):
         submissions.named(found, tmp_path / "none.csv")
+
+
+EDITORS = {
+    "colab": (
+        {"colab": {"base_uri": "https://localhost/"}, "id": "aBcD", "outputId": "e-1"},
+        {"colab": {"provenance": []}},
+    ),
+    "kaggle": ({"_uuid": "1", "_cell_guid": "2", "trusted": True}, {"kaggle": {"accelerator": "none"}}),
+    "vscode": ({"vscode": {"languageId": "python"}}, {"language_info": {"name": "python"}, "orig_nbformat": 4}),
+}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("editor", EDITORS)
+@pytest.mark.parametrize("bare", [False, True])
+def test_notebooks_of_other_editors_are_read(assignment, editor, encoding, bare):
+    of_cell, of_notebook = EDITORS[editor]
+    whole = json.loads(notebook(bare=bare)) | {"metadata": of_notebook}
+    printed = {"output_type": "stream", "name": "stdout", "text": ["張三\n"]}
+    for number, cell in enumerate(whole["cells"]):
+        cell["metadata"] |= of_cell
+        cell["source"] = cell["source"].splitlines(keepends=True)
+        cell["execution_count"] = 40 - number
+        cell["outputs"] = [{"output_type": "display_data", "data": {}, "metadata": {}}, printed]
+    trailing = [
+        {"cell_type": "markdown", "source": "", "metadata": of_cell},
+        submitting.code_cell(""),
+        {"cell_type": "raw"},
+    ]
+    whole["cells"] = [*whole["cells"], *trailing]
+    content = json.dumps(whole, ensure_ascii=False, indent=2).encode(encoding)
+    assert {key: code.partition("\n")[2] for key, code in answers(content, assignment, "Ann").items()} == ANSWERS
+    assert submissions.answer_notes(content, assignment) == []
+
+
+def test_what_a_browser_appends_to_a_name_does_not_matter(tmp_path):
+    put(tmp_path / "ann.ipynb.txt")
+    put(tmp_path / "bob" / "work.ipynb.json")
+    assert [(one.student, one.problem) for one in find_submissions(tmp_path)] == [("ann", None), ("bob", None)]

@@ -28,7 +28,7 @@ from llmbook.classroom.by_hand import (
 from llmbook.classroom.grading import GradingSettings, Mark, StudentRecord, record_key
 from llmbook.classroom.source import Assignment
 from llmbook.classroom.submissions import Submission, SubmissionError
-from llmbook.files import write_whole
+from llmbook.files import file_sha256, write_whole
 
 HAND = ".by-hand.json"
 WRITTEN = ".grades.csv"
@@ -119,10 +119,14 @@ class Desk:
 
         ``book`` is what stands in the gradebook. Raises ``ValueError`` for an entry in ``grades.csv`` that is no mark.
         """
-        self.sheet = Sheet.read(self.folder / "grades.csv")
+        path, written = self.folder / "grades.csv", self.records / WRITTEN
+        self.sheet = Sheet.read(path)
+        if path.exists() and not (written.exists() and written.read_bytes() == path.read_bytes()):
+            hashed = file_sha256(path)[:8]  # whatever was changed there, none of it is lost
+            write_whole(self.records / "earlier" / f"grades-{hashed}.csv", path.read_bytes(), mode=0o600)
         known, in_gradebook = load_by_hand(self.records / HAND)
         students = {safe_cell(student): student for student in {*self.load_all(), *known, *book}}
-        changed = edits(self.sheet, Sheet.read(self.records / WRITTEN), self.assignment)
+        changed = edits(self.sheet, Sheet.read(written), self.assignment)
         sheet = {students[cell]: given for cell, given in changed.items() if cell in students}
         self.by_hand, words = merge(known, sheet, book, in_gradebook)
         save_by_hand(self.records / HAND, self.by_hand, in_gradebook=False)

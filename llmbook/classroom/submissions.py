@@ -275,8 +275,9 @@ def own_data(found: Sequence[Submission], assignment: Assignment) -> list[Submis
     names = Counter(submission.name for submission in moodle)
     same = len(names) == 1 and len(moodle) > 1  # Moodle calls all of them the same, in the site's language
     blind = bool(moodle) and (same or all(name.rpartition("-")[2] == BLIND for name in names))
-    prefixes = Counter(prefix for name in names for prefix in _groups(name))
-    grouped = all("-" in name for name in names) and any(count > 1 for count in prefixes.values())
+    exported = {one.student: set(_groups(one.label.partition("_")[0])) for one in moodle}  # what --names leaves
+    prefixes = Counter(prefix for groups in exported.values() for prefix in groups)
+    grouped = all(exported.values()) and any(count > 1 for count in prefixes.values())
     settled: list[Submission] = []
     holders: dict[int, list[str]] = {}
     for submission in found:
@@ -294,19 +295,17 @@ def own_data(found: Sequence[Submission], assignment: Assignment) -> list[Submis
             allowed = {written[0]}
             holders.setdefault(variant(written[0]), []).append(submission.student)
         elif grouped:
-            mine = set(_groups(submission.name))
-            allowed |= {end for name in names for end in _without_group(name) if mine & set(_groups(name))}
+            members = [one.name for one in moodle if exported[one.student] & exported[submission.student]]
+            allowed |= {name for member in members for name in (member, *_without_group(member))}
         match = [name for name in sorted(allowed) if variant(name) == variant(written[0])]
         settled.append(replace(submission, drawn_for=written[0] if match else None))
-    several = {student: students for students in holders.values() if len(students) > 1 for student in students}
-    return [
-        replace(
-            one, problem=f"{', '.join(several[one.student])} hand in notebooks with the same name in the set-up cell"
-        )
-        if one.student in several and not one.problem
-        else one
-        for one in settled
-    ]
+    problems = {
+        student: f"{', '.join(students)} hand in notebooks with the same name in the set-up cell"
+        for students in holders.values()
+        if len(students) > 1
+        for student in students
+    }
+    return [replace(one, problem=one.problem or problems.get(one.student)) for one in settled]
 
 
 def _groups(name: str) -> list[str]:
