@@ -21,7 +21,7 @@ import numpy as np
 
 from llmbook.classroom import comparison, runner, sandbox
 from llmbook.classroom.source import Assignment, Question, variant
-from llmbook.classroom.submissions import Submission, SubmissionError, answer_notes, one_line
+from llmbook.classroom.submissions import Submission, SubmissionError, answer_notes, one_line, untouched
 from llmbook.classroom.submissions import answers as read_answers
 
 BATCH = 10  # variants of the reference solution that one process works out
@@ -276,7 +276,7 @@ def _mark(question: Question, code: str, head: dict[str, Any], blob: bytes, expe
         return mark(question.points, "", output)
     count = len(expected)
     right = f"{count - len(wrong)} of {count} hidden cases right; " if question.kind == "function" else ""
-    begun = "not answered: the cell is as it was given out; " if _same(code, question) else ""
+    begun = "not answered: the cell is as it was given out; " if untouched(code, question) else ""
     return mark(0, f"{begun}{right}{wrong[0]}", output)
 
 
@@ -298,10 +298,6 @@ def _kind(value: Any) -> str:
         return "an array" if value.ndim else "a number"
     names = {"bool": "a truth value", "int": "a number", "float": "a number", "str": "a text", "tuple": "a list"}
     return names.get(type(value).__name__, "nothing (None)" if value is None else f"a {type(value).__name__}")
-
-
-def _same(code: str, question: Question) -> bool:
-    return code.replace(question.marker, "").split() == question.starter.replace(question.marker, "").split()
 
 
 @functools.cache
