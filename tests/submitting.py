@@ -1,9 +1,11 @@
 """What the tests of the grading engine share: a small assignment, notebooks for it, and an ordinary user to run as."""
 
+import io
 import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -74,6 +76,30 @@ def notebook(answers=None, version=None, assignment="99", bare=False, extra=()):
             metadata = None if bare else {"role": "answer", "id": question, **common}
             cells.append(code_cell(MARKER.format(question) + code, metadata))
     return json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [*cells, *extra]})
+
+
+def archive_bytes(files, compression=zipfile.ZIP_DEFLATED):
+    """A zip archive of files by name."""
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w", compression) as file:
+        for name, content in files.items():
+            file.writestr(name, content)
+    return written.getvalue()
+
+
+def broken_archives():
+    """Archives that are damaged, or ask for what no notebook needs."""
+    whole = archive_bytes({"a.ipynb": notebook()})
+    damaged = bytearray(whole)
+    start = 30 + len("a.ipynb")
+    damaged[start : start + 8] = b"\xff" * 8
+    later = bytearray(whole)
+    later[later.rindex(b"PK\1\2") + 6] = 99
+    return {
+        "zip with a damaged stream": bytes(damaged),
+        "zip of a later version": bytes(later),
+        "zip that asks for gigabytes": archive_bytes({"a.ipynb": notebook()}, zipfile.ZIP_LZMA),
+    }
 
 
 def open_folder(folder):

@@ -3,6 +3,7 @@
 import csv
 import functools
 import io
+import json
 import os
 import signal
 import subprocess
@@ -155,3 +156,210 @@ def test_help_says_what_is_needed(capsys):
     with pytest.raises(SystemExit):
         main(["grade", "--help"])
     assert "--unsafe-no-sandbox" in capsys.readouterr().out
+
+
+def table(out):
+    with (out / "grades.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.reader(file))
+
+
+def edit(out, **students):
+    """Change cells of students in grades.csv, as a spreadsheet of another country saves it."""
+    header, *lines = table(out)
+    for line in lines:
+        for column, value in students.get(line[0], {}).items():
+            line[header.index(column)] = value
+    text = io.StringIO()
+    csv.writer(text, delimiter=";", lineterminator="\r\n").writerows([header, *lines])
+    (out / "grades.csv").write_bytes(b"\xef\xbb\xbf" + text.getvalue().encode())
+
+
+HALF = {"q1": "double = abs"}  # 4 of 6 points
+
+
+def test_a_late_submission_graded_alone_leaves_all_other_lines(course, capsys):
+    hand_in(course, ann=notebook(), bob=notebook(HALF), cyn=notebook(assignment="04"))
+    assert unsafe(course) == 0
+    before = rows(course / "out")
+    late = course / "late"
+    late.mkdir()
+    (late / "dan.ipynb").write_text(notebook())
+    (late / "bob.ipynb").write_text(notebook())
+    assert main(["grade", str(late), *words(course, "--unsafe-no-sandbox")[1:]]) == 0
+    after = rows(course / "out")
+    assert list(after) == ["ann", "bob", "cyn", "dan"]
+    assert after["ann"] == before["ann"] and after["cyn"] == before["cyn"]
+    assert (before["bob"]["score"], after["bob"]["score"], after["dan"]["score"]) == ("4", "6", "6")
+    assert "2 students are not in" in capsys.readouterr().out
+    (earlier,) = (course / "out" / "records" / "earlier").glob("bob-*.json")
+    assert '"earned": 0' in earlier.read_text()
+
+
+def test_a_mark_changed_in_the_table_stays_until_there_is_another_file(course, capsys):
+    hand_in(course, ann=notebook(HALF), bob=notebook(HALF), cyn=notebook(assignment="04"), dan=notebook(HALF))
+    assert unsafe(course) == 0
+    edit(course / "out", ann={"q1": "1,5"}, bob={"score": "5"}, cyn={"score": "4"})
+    assert unsafe(course, "--seed", "9") == 0  # a new seed grades everybody anew, and takes nobody's mark by hand
+    printed = capsys.readouterr().out
+    for part in ("ann, q1: 1.5 by hand", "bob: 1 points beside those of the questions", "cyn, q2: 2 by hand"):
+        assert part in printed
+    for _ in range(2):
+        found = rows(course / "out")
+        assert [found[name]["score"] for name in found] == ["5.5", "5", "4", "4"]
+        assert [found["cyn"][question] for question in ("q1", "q2", "q3")] == ["2", "2", "0"]
+        assert found["cyn"]["status"] == "graded" and "marked by hand: q1 1.5" in found["ann"]["reason"]
+        assert "5.5 of 6 points" in (course / "out" / "feedback" / "ann.html").read_text()
+        assert unsafe(course) == 0
+    edit(course / "out", bob={"score": "4"})
+    hand_in(course, ann=notebook())
+    assert unsafe(course) == 0
+    assert "ann: another file now; the marks by hand for the old one (q1 1.5)" in capsys.readouterr().out
+    found = rows(course / "out")
+    assert (found["ann"]["score"], found["bob"]["score"], found["ann"]["reason"]) == ("6", "4", "")
+    earlier = [path.read_text() for path in (course / "out" / "records" / "earlier").glob("ann-*.json")]
+    assert any('"q1": 1.5' in text for text in earlier)
+
+
+def test_what_an_instructor_added_to_the_table_stays(course, capsys):
+    hand_in(course, ann=notebook(), bob=notebook())
+    assert unsafe(course) == 0
+    header, ann, bob = table(course / "out")
+    with (course / "out" / "grades.csv").open("w", newline="") as file:
+        lines = [[*header, "room"], [*ann, "B 12"], [*bob, ""], ["zoe", "Zoe", "on paper", "3", *[""] * 7]]
+        csv.writer(file).writerows(lines)
+    assert unsafe(course) == 0
+    found = rows(course / "out")
+    (kept,) = (course / "out" / "records" / "earlier").glob("grades-*.csv")
+    assert "B 12" in kept.read_text()
+    assert found["ann"]["room"] == "B 12" and found["zoe"]["score"] == "3" and found["zoe"]["status"] == "on paper"
+    edit(course / "out", ann={"q1": "two"})
+    before = (course / "out" / "grades.csv").read_bytes()
+    assert unsafe(course) == 2
+    assert "grades.csv, ann: q1 is 'two'; give a number" in capsys.readouterr().err
+    assert (course / "out" / "grades.csv").read_bytes() == before
+
+
+def test_one_student_is_graded_again(course, capsys):
+    slow = {"q2": "import time\ntime.sleep(3)\n" + submitting.ANSWERS["q2"]}
+    hand_in(course, ann=notebook(slow), bob=notebook())
+    assert unsafe(course, "--seconds", "4") == 0
+    assert rows(course / "out")["ann"]["q2"] != "3"
+    when = (course / "out" / "records" / "bob.json").stat().st_mtime_ns
+    assert unsafe(course, "--seconds", "60", "--regrade", "ann") == 0
+    assert rows(course / "out")["ann"]["score"] == "6"
+    assert (course / "out" / "records" / "bob.json").stat().st_mtime_ns == when
+    assert unsafe(course, "--regrade", "eve") == 2
+    assert "--regrade eve: no such student" in capsys.readouterr().err
+
+
+def test_a_question_is_withdrawn_and_comes_back(course, capsys):
+    hand_in(course, ann=notebook(HALF), bob=notebook())
+    assert unsafe(course) == 0
+    edit(course / "out", bob={"q1": "1"})
+    for more in (["--withdraw", "q1"], []):
+        assert unsafe(course, *more) == 0
+        found = rows(course / "out")
+        assert [(row["score"], row["max_score"]) for row in found.values()] == [("4", "4"), ("4", "4")]
+        assert "q1" not in found["ann"]
+        assert "2 of 2 submissions were graded before" in capsys.readouterr().out
+    assert unsafe(course, "--withdraw", "none") == 0
+    assert [(row["q1"], row["score"], row["max_score"]) for row in rows(course / "out").values()] == [
+        ("0", "4", "6"),
+        ("1", "5", "6"),
+    ]
+    assert unsafe(course, "--withdraw", "q8") == 2
+    assert "no question q8 to withdraw" in capsys.readouterr().err
+
+
+def test_a_missing_answer_costs_its_question_and_is_said(course, capsys):
+    hand_in(course, ann=notebook({"q2": None}))
+    assert unsafe(course) == 0
+    row = rows(course / "out")["ann"]
+    assert (row["status"], row["score"], row["q2"]) == ("graded", "3", "0") and "q2 is missing" in row["reason"]
+    assert "ann: question q2 is missing" in capsys.readouterr().out
+    page = (course / "out" / "feedback" / "ann.html").read_text()
+    assert "there is no answer cell: it was deleted or renamed" in page
+
+
+def test_a_broken_file_never_stops_the_class(course):
+    hand_in(course, ann=notebook())
+    for name, content in submitting.broken_archives().items():
+        (course / "class" / f"{name}.zip").write_bytes(content)
+    (course / "class" / "x;=HYPERLINK(1).ipynb").write_text("{}")
+    assert unsafe(course) == 0
+    found = rows(course / "out")
+    assert found["ann"]["score"] == "6" and len(found) == 5
+    assert all(row["status"] == "failed" and row["reason"] for name, row in found.items() if name != "ann")
+    text = (course / "out" / "grades.csv").read_text()
+    for separator in ",;\t":
+        cells = [cell for line in csv.reader(io.StringIO(text), delimiter=separator) for cell in line]
+        assert not any(cell.lstrip(" \"'").startswith("=") and cell[0] != "'" for cell in cells)
+
+
+def test_a_class_keeps_the_platform_that_named_it(course, capsys):
+    canvas = course / "class"
+    for number, name in enumerate(["ann", "bob"], start=1):
+        (canvas / f"{name}_{number}_98{number}_work.ipynb").write_text(notebook())
+    assert unsafe(course) == 0
+    late = course / "late"
+    late.mkdir()
+    (late / "1.ipynb").write_text(notebook(HALF))
+    assert main(["grade", str(late), *words(course, "--unsafe-no-sandbox")[1:]]) == 2
+    assert "--platform canvas or --platform plain" in capsys.readouterr().err
+    assert rows(course / "out")["1"]["score"] == "6"
+    assert main(["grade", str(late), *words(course, "--unsafe-no-sandbox", "--platform", "plain")[1:]]) == 0
+    assert [row["score"] for row in rows(course / "out").values()] == ["4", "6"]
+
+
+BOTH = """
+import csv, json, sys
+from pathlib import Path
+from nbgrader.api import Gradebook
+from llmbook.__main__ import main
+words, out = sys.argv[2:], Path(sys.argv[1])
+def grade(*more):
+    assert main(["grade", *words, *more]) == 0
+    with (out / "grades.csv").open(encoding="utf-8-sig", newline="") as file:
+        table = {row["student"]: row["score"] for row in csv.DictReader(file)}
+    with Gradebook(f"sqlite:///{out / 'gradebook.db'}") as book:
+        scores = {s.student.id: [s.score, s.max_score] for s in book.assignment_submissions("99-tests")}
+    found.append([table, scores])
+def enter(student, question, **values):
+    with Gradebook(f"sqlite:///{out / 'gradebook.db'}") as book:
+        grade = book.find_grade(f"{question}-check", "99-tests", "99-tests", student)
+        for name, value in values.items():
+            setattr(grade, name, value)
+        book.db.commit()
+found = []
+grade()
+enter("ann", "q1", manual_score=1.0)
+enter("bob", "q2", extra_credit=0.5)
+grade()
+grade("--seed", "9")
+text = (out / "grades.csv").read_text()
+(out / "grades.csv").write_text(text.replace("cyn,cyn,graded,4,6,0,", "cyn,cyn,graded,4,6,2,"))
+grade()
+enter("cyn", "q1", manual_score=None)
+grade()
+grade("--withdraw", "q3")
+grade("--withdraw", "none")
+print(json.dumps(found))
+"""
+
+
+def test_the_table_and_the_gradebook_agree_whichever_was_changed(course):
+    import classroom as overlay
+
+    hand_in(course, ann=notebook(HALF), bob=notebook(), cyn=notebook(HALF))
+    command = [sys.executable, "-c", BOTH, course / "out", *words(course, "--unsafe-no-sandbox")]
+    result = subprocess.run(command, capture_output=True, text=True, env=overlay.environment())
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout.splitlines()[-1])
+    for table, book in found:
+        assert {student: float(score) for student, score in table.items()} == {
+            student: score for student, (score, _) in book.items()
+        }
+    scores = [[float(table[student]) for student in ("ann", "bob", "cyn")] for table, _ in found]
+    entered = [5, 6.5, 4]
+    assert scores == [[4, 6, 4], entered, entered, [5, 6.5, 6], entered, [4, 5.5, 3], entered]
+    assert [book["ann"][1] for _, book in found] == [6, 6, 6, 6, 6, 5, 6]

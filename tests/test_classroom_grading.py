@@ -205,7 +205,7 @@ def class_of(folder, **contents):
 
 
 def test_marks_are_kept_and_failures_are_tried_again(tmp_path, assignment):
-    place = class_of(tmp_path / "class", Ann=notebook(), Bob=notebook({"q2": None}))
+    place = class_of(tmp_path / "class", Ann=notebook(), Bob=notebook(assignment="04"))
     desk = Desk(tmp_path / "out", assignment)
     records = []
     grading.grade_all(submissions.find_submissions(place), assignment, SETTINGS, 2, records.append)

@@ -258,13 +258,14 @@ FILES = {
     "zip with a link": "symbolic link",
     "link to a neighbour": "symbolic link",
     "folder with a link": "symbolic link",
-    "two different copies": "q1 stands 2 times",
-    "renamed question": "q9 is not in this assignment",
     "no JSON": "not a notebook",
     "deep JSON": "not a notebook",
     "too large": "larger than 20 MiB",
     "two notebooks": "2 notebooks",
     "zip bomb": "larger than 20 MiB",
+    "zip with a damaged stream": "damaged",
+    "zip of a later version": "not a zip archive",
+    "zip that asks for gigabytes": "packed in an unusual way",
 }
 
 
@@ -291,14 +292,12 @@ def write_files(place):
     archive(folders["zip slip"] / "a.zip", [("../../a.ipynb", good, 0o644)])
     archive(folders["zip with a link"] / "a.zip", [("a.ipynb", "/etc/passwd", 0o120777)])
     archive(folders["zip bomb"] / "a.zip", [("a.ipynb", bytes(10**8), 0o644)])
+    for name, content in submitting.broken_archives().items():
+        (folders[name] / "a.zip").write_bytes(content)
     neighbour = place / folder_name(100, "Ann")
     (place / folder_name(numbers["link to a neighbour"], "link to a neighbour")).symlink_to(neighbour)
     (folders["folder with a link"] / "a.ipynb").symlink_to(neighbour / "a.ipynb")
-    copy = submitting.code_cell("def double(x):\n    return 3", {"role": "answer", "id": "q1"})
-    renamed = submitting.code_cell("def double(x):\n    return 3", {"role": "answer", "id": "q9"})
     contents = {
-        "two different copies": notebook(extra=[copy]),
-        "renamed question": notebook(extra=[renamed]),
         "no JSON": b"\x80\x04\x95 not JSON",
         "deep JSON": "[" * 10**6,
         "too large": notebook() + " " * 21 * 2**20,

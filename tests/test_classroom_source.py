@@ -247,3 +247,46 @@ def test_checks_leave_the_answers_and_the_set_up_alone():
         names = {question.name for question in assignment.questions} | {"np", "STUDENT", "VARIANT"}
         for question in assignment.questions:
             assert not {name for found in stored.findall(question.public) for name in found} & names
+
+
+def test_a_source_with_a_byte_order_mark_and_other_line_ends_is_the_same(tmp_path):
+    path = tmp_path / "07-doubling.md"
+    path.write_text(GOOD)
+    plain = source.read(path)
+    path.write_bytes(b"\xef\xbb\xbf" + GOOD.replace("\n", "\r\n").encode())
+    assert source.read(path) == plain
+
+
+SECOND = GOOD[GOOD.index("## Question 1") :].replace("Question 1", "Question 2").replace("q1", "q2")
+TWO = f"{GOOD}\n+++\n\n{SECOND.replace('double', 'twice')}"
+
+
+@pytest.mark.parametrize("withdrawn", ["  minutes: 60\n  withdrawn: [q1]", "  minutes: 60\n  withdrawn:  ['q1']"])
+def test_a_question_may_be_withdrawn_and_the_version_stays(tmp_path, withdrawn):
+    path = tmp_path / "07-doubling.md"
+    path.write_text(TWO)
+    whole = source.read(path)
+    path.write_text(TWO.replace("  minutes: 60", withdrawn))
+    fewer = source.read(path)
+    assert fewer.version == whole.version and fewer == source.withdraw(whole, ["q1"])
+    assert [question.id for question in fewer.questions] == ["q2"] and fewer.withdrawn == ("q1",)
+    assert whole.questions[0] not in fewer.parts and fewer.points == whole.questions[1].points
+    path.write_text(TWO.replace("  minutes: 60", "  {minutes: 60, withdrawn: [q1]}"))
+    inline = source.read(path)
+    path.write_text(TWO.replace("  minutes: 60", "  {minutes: 60}"))
+    assert inline.version == source.read(path).version
+
+
+@pytest.mark.parametrize(
+    "withdrawn, message",
+    [
+        ("[q3]", "no question q3 to withdraw; 07-doubling has q1, q2"),
+        ("[q1, q2]", "at least one"),
+        ("q1", "give a list"),
+    ],
+)
+def test_what_cannot_be_withdrawn_is_said(tmp_path, withdrawn, message):
+    path = tmp_path / "07-doubling.md"
+    path.write_text(TWO.replace("  minutes: 60", f"  minutes: 60\n  withdrawn: {withdrawn}"))
+    with pytest.raises(ValueError, match=message):
+        source.read(path)

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -21,7 +21,7 @@ SUMMARY = "grade a class's notebooks in a sandbox"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
-    parser.add_argument("submissions", type=Path, help="a folder or a zip archive, as Moodle or Canvas export it")
+    parser.add_argument("submissions", type=Path, help="a folder or a zip archive, as your platform exports it")
     which = "path of a source, NN-name.md; in a clone of the book's repository the number or the name does, as 03"
     parser.add_argument("--assignment", required=True, metavar="SOURCE", help=which)
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where results go (default: graded/NN-name)")
@@ -33,6 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--memory", type=int, default=limits.memory, metavar="MIB", help=each)
     listed = "the students' names, where files are called after ids: a CSV file with the columns student, name"
     parser.add_argument("--names", type=Path, metavar="CSV", help=listed)
+    who = "who named the files (default: whoever named most of them): %(choices)s"
+    parser.add_argument("--platform", choices=submissions.PLATFORMS, help=who)
+    out = "questions that do not count, as q4,q6; kept for later runs, which `none` ends"
+    parser.add_argument("--withdraw", metavar="QUESTIONS", help=out)
+    anew = "grade these students again (ids, as in grades.csv), whatever is known of them"
+    parser.add_argument("--regrade", nargs="+", default=[], metavar="ID", help=anew)
     other = "accept notebooks made from another version of the source"
     parser.add_argument("--any-version", action="store_true", help=other)
     unprotected = "run the code unprotected: for notebooks that you wrote yourself"
@@ -55,6 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print("grading WITHOUT a sandbox: the code can read and change everything that you can", file=sys.stderr)
     desk = Desk(out, assignment)
+    desk.assignment = assignment = source.withdraw(assignment, _withdrawn(arguments.withdraw, desk))
     try:
         with FileLock(out / ".lock", timeout=0):
             return _run(arguments, assignment, desk)
@@ -80,21 +87,32 @@ def _run(arguments: argparse.Namespace, assignment: source.Assignment, desk: Des
         unsafe=arguments.unsafe_no_sandbox,
         any_version=arguments.any_version,
     )
-    found = submissions.find_submissions(arguments.submissions)
-    if arguments.names:
-        found = submissions.named(found, arguments.names)
-    records, pending, changed = standing(desk, found, settings)
+    if arguments.withdraw is not None:
+        desk.note(withdrawn=list(_withdrawn(arguments.withdraw, desk)))
+    if assignment.withdrawn:
+        print(f"withdrawn, and worth nothing: {', '.join(assignment.withdrawn)}")
+    found = _found(arguments, assignment, desk)
+    book = desk.folder / "gradebook.db"
+    known = gradebook.available()
+    for words in desk.collect(gradebook.manual_marks(book, assignment) if known and book.exists() else {}):
+        print(f"  {feedback.plain(words)}")
+    before = desk.load_all()
+    records, pending, changed = standing(desk, found, settings, arguments.regrade)
     if records:
         print(f"{len(records)} of {len(found)} submissions were graded before")
-    book = desk.folder / "gradebook.db"
+    if elsewhere := sorted(set(before) - {submission.student for submission in found}):
+        print(f"{len(elsewhere)} students are not in {arguments.submissions}: their lines stay as they are")
     waiting = [grading.StudentRecord(s.student, s.name, s.label, "pending", "not graded yet") for s in pending]
     # earlier marks go before anything can stop this run
     for submission in pending:
         desk.forget(submission.student)
-    _publish(desk, [*records.values(), *waiting], found)
-    known = gradebook.available()
+    for submission in changed:
+        if taken := desk.clear(submission.student):
+            print(f"  {feedback.plain(taken)}")
+    everything = {student: before[student] for student in elsewhere} | {record.student: record for record in waiting}
+    _publish(desk, everything | records)
     if known and book.exists():
-        gradebook.update(book, assignment, waiting, [submission.student for submission in changed])
+        gradebook.update(book, assignment, waiting, by_hand=desk.by_hand)
     try:
         with tqdm(total=len(pending), unit="notebook", desc=assignment.name, file=sys.stderr) as bar:
 
@@ -102,7 +120,7 @@ def _run(arguments: argparse.Namespace, assignment: source.Assignment, desk: Des
                 records[record.student] = record
                 if record.status != "pending":
                     desk.store(record)
-                    write_whole(desk.feedback(record.student), feedback.feedback_page(record, assignment))
+                    _give_feedback(desk, record)
                 bar.update()
 
             workers = arguments.workers or _workers(arguments.memory)
@@ -111,26 +129,66 @@ def _run(arguments: argparse.Namespace, assignment: source.Assignment, desk: Des
         print("interrupted: give the same command again to grade the rest", file=sys.stderr)
         return 130
     finally:
-        everything = {record.student: record for record in waiting} | records
-        _publish(desk, list(everything.values()), found)
+        everything |= records
+        _publish(desk, everything)
+        for student in everything.keys() & desk.by_hand.keys():
+            if everything[student].status != "pending":
+                _give_feedback(desk, everything[student])
         if known:
-            gradebook.update(book, assignment, list(everything.values()))
+            gradebook.update(book, assignment, list(everything.values()), by_hand=desk.by_hand)
+            desk.settle()
     _report(desk, list(records.values()))
     if not known:
         print(gradebook.MISSING, file=sys.stderr)
     return 0
 
 
-def _publish(desk: Desk, records: Sequence[grading.StudentRecord], found: Sequence[submissions.Submission]) -> None:
-    order = {submission.student: place for place, submission in enumerate(found)}
-    desk.write_grades(sorted(records, key=lambda record: order[record.student]))
+def _withdrawn(given: str | None, desk: Desk) -> Sequence[str]:
+    """Return the questions that an option, or that of an earlier run, withdraws."""
+    if given is None:
+        noted = desk.about().get("withdrawn")
+        ours = {question.id for question in desk.assignment.questions}
+        return [identity for identity in noted if identity in ours] if isinstance(noted, list) else []
+    return [] if given == "none" else [identity.strip() for identity in given.split(",") if identity.strip()]
+
+
+def _found(
+    arguments: argparse.Namespace, assignment: source.Assignment, desk: Desk
+) -> Sequence[submissions.Submission]:
+    """Return the submissions, named by the platform that the class was named by before."""
+    noted = desk.about().get("platform")
+    found = submissions.find_submissions(arguments.submissions, arguments.platform)
+    platform = found[0].platform
+    if arguments.platform is None and noted not in (None, platform):
+        raise ValueError(
+            f"the files of this class were named by {noted}, and these look like {platform}'s: say which it is with "
+            f"--platform {noted} or --platform {platform}, or choose another --out"
+        )
+    if arguments.names:
+        found = submissions.named(found, arguments.names)
+        unnamed = [one.student for one in found if one.name == one.student]
+        if unnamed:
+            print(f"{arguments.names} has no name for {feedback.plain(', '.join(unnamed[:10]))}", file=sys.stderr)
+    missing = sorted(set(arguments.regrade) - {submission.student for submission in found})
+    if missing:
+        raise ValueError(f"--regrade {' '.join(missing)}: no such student in {arguments.submissions}")
+    desk.note(platform=platform)
+    return submissions.own_data(found, assignment)
+
+
+def _give_feedback(desk: Desk, record: grading.StudentRecord) -> None:
+    write_whole(desk.feedback(record.student), feedback.feedback_page(desk.adjusted(record), desk.assignment))
+
+
+def _publish(desk: Desk, records: Mapping[str, grading.StudentRecord]) -> None:
+    desk.write_grades([desk.adjusted(records[student]) for student in sorted(records)])
 
 
 def _report(desk: Desk, records: Sequence[grading.StudentRecord]) -> None:
-    """Print counts, the failed submissions with their reasons, and where everything is."""
+    """Print counts, the failed submissions and what is odd about the others, and where everything is."""
     count = Counter(record.status for record in records)
     print(f"{count['graded']} graded, {count['failed']} failed")
     for record in sorted(records, key=lambda record: record.student):
-        if record.status == "failed":
+        if record.reason:
             print(f"  {feedback.plain(record.student)}: {feedback.plain(record.reason)}")
     print(desk.folder / "grades.csv")

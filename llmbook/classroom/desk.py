@@ -7,14 +7,31 @@ import dataclasses
 import hashlib
 import io
 import json
+import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from llmbook.classroom._tables import safe_cell
+from llmbook.classroom.by_hand import (
+    ByHand,
+    Sheet,
+    adjusted,
+    edits,
+    given_words,
+    kept_rows,
+    load_by_hand,
+    merge,
+    save_by_hand,
+)
 from llmbook.classroom.grading import GradingSettings, Mark, StudentRecord, is_final, record_key
 from llmbook.classroom.source import Assignment
 from llmbook.classroom.submissions import Submission, SubmissionError
-from llmbook.files import write_whole
+from llmbook.files import file_sha256, write_whole
+
+HAND = ".by-hand.json"
+WRITTEN = ".grades.csv"
 
 
 def file_name(student: str) -> str:
@@ -31,84 +48,167 @@ class Desk:
         self.folder, self.assignment = Path(folder), assignment
         self.folder.mkdir(parents=True, exist_ok=True)
         self.records = self.folder / "records"
+        self.contents: dict[str, str] = {}  # the hash of each student's notebook
+        self.by_hand: dict[str, ByHand] = {}
+        self.sheet = Sheet()
+
+    def about(self) -> dict[str, Any]:
+        """Return what earlier runs noted: seed, platform of the class, withdrawn questions; empty before the first."""
+        try:
+            noted = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return noted if isinstance(noted, dict) else {}
+
+    def note(self, **facts: object) -> None:
+        """Add facts to what later runs know."""
+        about = {**self.about(), "assignment": self.assignment.name, "version": self.assignment.version, **facts}
+        write_whole(self.folder / "run.json", json.dumps(about, indent=1) + "\n", mode=0o600)
 
     def seed(self, given: int | None) -> int:
         """Return the seed of this run's hidden cases, the one given or a new secret one, and write it down."""
-        path = self.folder / "run.json"
         given = secrets.randbelow(2**31) if given is None else given
-        about = {"assignment": self.assignment.name, "version": self.assignment.version, "seed": given}
-        write_whole(path, json.dumps(about, indent=1) + "\n", mode=0o600)
-        return int(given)
+        self.note(seed=given)
+        return given
 
     def _path(self, student: str) -> Path:
         return self.records / f"{file_name(student)}.json"
 
+    def _stored(self, path: Path) -> tuple[StudentRecord, str] | None:
+        """Return a record and the hash of the notebook that it is of."""
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            content = str(data.pop("content", ""))
+            marks = tuple(Mark(**mark) for mark in data.pop("marks"))
+            return StudentRecord(**data, marks=marks), content
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return None
+
     def load(self, student: str) -> StudentRecord | None:
         """Return the record that an earlier run left, if it can be read."""
-        try:
-            data = json.loads(self._path(student).read_text())
-            marks = tuple(Mark(**mark) for mark in data.pop("marks"))
-            record = StudentRecord(**data, marks=marks)
-        except (OSError, ValueError, TypeError, KeyError):
-            return None
-        return record if record.student == student else None
+        stored = self._stored(self._path(student))
+        return stored[0] if stored and stored[0].student == student else None
+
+    def load_all(self) -> dict[str, StudentRecord]:
+        """Return the records of all students, also of those whose submissions are not among today's."""
+        found = [stored[0] for path in sorted(self.records.glob("*.json")) if (stored := self._stored(path))]
+        return {record.student: record for record in found}
 
     def store(self, record: StudentRecord) -> None:
         """Write a record."""
-        write_whole(self._path(record.student), json.dumps(dataclasses.asdict(record), indent=1) + "\n", mode=0o600)
+        data = dataclasses.asdict(record) | {"content": self.contents.get(record.student, "")}
+        write_whole(self._path(record.student), json.dumps(data, indent=1) + "\n", mode=0o600)
 
     def forget(self, student: str) -> None:
-        """Remove a record and the feedback page: the submission is another one now."""
-        self._path(student).unlink(missing_ok=True)
+        """Put a mark among the earlier ones and remove the feedback page: the submission is graded anew."""
+        path = self._path(student)
+        record = self.load(student)
+        if record is not None and record.status == "graded":
+            given = dataclasses.asdict(self.by_hand.get(student, ByHand()))
+            kept = json.dumps(dataclasses.asdict(record) | {"by_hand": given}, indent=1) + "\n"
+            hashed = hashlib.sha256(kept.encode()).hexdigest()[:8]
+            write_whole(self.records / "earlier" / f"{path.stem}-{hashed}.json", kept, mode=0o600)
+        path.unlink(missing_ok=True)
         self.feedback(student).unlink(missing_ok=True)
+
+    def collect(self, book: Mapping[str, ByHand]) -> list[str]:
+        """Take in the marks that were entered by hand since the last run; return what they are, in words.
+
+        ``book`` is what stands in the gradebook. Raises ``ValueError`` for an entry in ``grades.csv`` that is no mark.
+        """
+        path, written = self.folder / "grades.csv", self.records / WRITTEN
+        self.sheet = Sheet.read(path)
+        if path.exists() and not (written.exists() and written.read_bytes() == path.read_bytes()):
+            hashed = file_sha256(path)[:8]  # whatever was changed there, none of it is lost
+            write_whole(self.records / "earlier" / f"grades-{hashed}.csv", path.read_bytes(), mode=0o600)
+        known, in_gradebook = load_by_hand(self.records / HAND)
+        students = {safe_cell(student): student for student in {*self.load_all(), *known, *book}}
+        changed = edits(self.sheet, Sheet.read(written), self.assignment)
+        sheet = {students[cell]: given for cell, given in changed.items() if cell in students}
+        self.by_hand, words = merge(known, sheet, book, in_gradebook)
+        save_by_hand(self.records / HAND, self.by_hand, in_gradebook=False)
+        return words
+
+    def clear(self, student: str) -> str | None:
+        """Take back the marks by hand for a file that was handed in before; return what they were, in words."""
+        given = self.by_hand.pop(student, ByHand())
+        save_by_hand(self.records / HAND, self.by_hand, in_gradebook=False)
+        words = given_words(given, self.assignment.questions)
+        kept = self.records / "earlier"
+        return (
+            f"{student}: another file now; the marks by hand for the old one ({words}) lie in {kept}" if words else None
+        )
+
+    def settle(self) -> None:
+        """Note that the gradebook has the marks by hand too."""
+        save_by_hand(self.records / HAND, self.by_hand, in_gradebook=True)
+
+    def adjusted(self, record: StudentRecord) -> StudentRecord:
+        """Return a record with the marks that were given by hand."""
+        return adjusted(record, self.by_hand.get(record.student, ByHand()), self.assignment)
 
     def feedback(self, student: str) -> Path:
         """Return where a student's feedback page lies."""
         return self.folder / "feedback" / f"{file_name(student)}.html"
 
     def write_grades(self, records: Sequence[StudentRecord]) -> Path:
-        """Write ``grades.csv``: one line a student; the score is empty where there is no mark."""
-        text = io.StringIO()
-        table = csv.writer(text, lineterminator="\n")
+        """Write ``grades.csv``: one line a student; the score is empty where there is no mark.
+
+        Lines of students without a record and columns of their own, which an instructor may have added, stay.
+        """
         identities = [question.id for question in self.assignment.questions]
-        table.writerow(["student", "name", "status", "score", "max_score", *identities, "reason", "file"])
+        columns = ["student", "name", "status", "score", "max_score", *identities, "reason", "file"]
+        gone = re.compile(r"q[0-9]+|")  # questions that do not count any more
+        columns += [name for name in self.sheet.columns if name not in columns and not gone.fullmatch(name)]
+        lines: list[Mapping[str, object]] = []
         for record in records:
             each = {mark.id: mark.earned for mark in record.marks}
-            score = "" if record.earned is None else record.earned
-            cells = [_cell(record.student), _cell(record.name), record.status, score, self.assignment.points]
-            cells += [each.get(identity, "") for identity in identities]
-            table.writerow([*cells, _cell(record.reason), _cell(record.label)])
+            line = {
+                **self.sheet.rows.get(safe_cell(record.student), {}),
+                **{"student": safe_cell(record.student), "name": safe_cell(record.name), "status": record.status},
+                **{"score": "" if record.earned is None else record.earned, "max_score": self.assignment.points},
+                **{identity: each.get(identity, "") for identity in identities},
+                **{"reason": safe_cell(record.reason), "file": safe_cell(record.label)},
+            }
+            lines.append(line)
+        lines += kept_rows(self.sheet, [record.student for record in records])
+        text = io.StringIO()
+        table = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
+        table.writeheader()
+        table.writerows(lines)
         path = self.folder / "grades.csv"
         write_whole(path, text.getvalue())
+        write_whole(self.records / WRITTEN, text.getvalue(), mode=0o600)
         return path
 
 
-def _cell(text: str) -> str:
-    """Return a text that a spreadsheet does not take for a formula."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
-
-
 def standing(
-    desk: Desk, submissions: Sequence[Submission], settings: GradingSettings
+    desk: Desk, submissions: Sequence[Submission], settings: GradingSettings, again: Collection[str] = ()
 ) -> tuple[dict[str, StudentRecord], list[Submission], list[Submission]]:
-    """Return what earlier runs settled, what is still to be graded, and which of those are new or changed.
+    """Return what earlier runs settled, what is still to be graded, and whose notebook is another one than before.
 
-    Only marks are final: a submission that failed is tried again, and one that lost points to a time limit that is
-    wider now.
+    Only marks are final: a submission that failed is tried again, and so are one that lost points to a time limit that
+    is wider now, and those of the students ``again``.
     """
     settled: dict[str, StudentRecord] = {}
     pending, changed = [], []
+    questions = {question.id for question in desk.assignment.questions}
     for submission in submissions:
-        record = desk.load(submission.student)
+        stored = desk._stored(desk._path(submission.student))
+        record, before = stored if stored and stored[0].student == submission.student else (None, "")
         try:
-            key = record_key(submission.content(), submission, desk.assignment, settings)
+            content = submission.content()
+            key = record_key(content, submission, desk.assignment, settings)
+            now = hashlib.sha256(content).hexdigest()
         except SubmissionError:
-            key = ""
-        same = record is not None and record.key == key and record.label == submission.label
-        if record is not None and same and key and is_final(record, settings):
-            settled[submission.student] = record
+            key = now = ""
+        desk.contents[submission.student] = now
+        complete = record is not None and questions <= {mark.id for mark in record.marks}
+        final = record is not None and is_final(record, settings) and bool(key) and record.key == key and complete
+        if record is not None and final and submission.student not in again:
+            settled[submission.student] = dataclasses.replace(record, label=submission.label)
             continue
         pending.append(submission)
-        if not same:
+        if record is not None and (before != now if before else record.key != key):
             changed.append(submission)
     return settled, pending, changed

@@ -42,7 +42,8 @@ def feedback_page(record: StudentRecord, assignment: Assignment) -> str:
     """Return the feedback on one submission as a page that needs no other file."""
     if record.status == "graded":
         result = f"{record.earned} of {assignment.points} points"
-        body = "\n".join(map(_section, record.marks))
+        notes = [f"<p>{_escaped(record.reason)}</p>"] if record.reason else []
+        body = "\n".join([*notes, *map(_section, record.marks)])
     else:
         result = f"Not graded: {plain(record.reason)}."
         body = "<p>This is not a mark. Correct what is said above and hand in again, or ask your instructor.</p>"

@@ -21,7 +21,7 @@ import numpy as np
 
 from llmbook.classroom import comparison, runner, sandbox
 from llmbook.classroom.source import Assignment, Question, variant
-from llmbook.classroom.submissions import Submission, SubmissionError, one_line
+from llmbook.classroom.submissions import Submission, SubmissionError, answer_notes, one_line, untouched
 from llmbook.classroom.submissions import answers as read_answers
 
 BATCH = 10  # variants of the reference solution that one process works out
@@ -40,7 +40,7 @@ class Mark:
     id: str
     title: str
     points: int
-    earned: int
+    earned: float
     reason: str = ""
     output: str = ""
     late: bool = False
@@ -66,11 +66,12 @@ class StudentRecord:
     seed: int | None = None
     allowed: float = 0.0
     busy: bool = False
+    extra: float = 0
 
     @property
-    def earned(self) -> int | None:
-        """The points, or None where there is no mark."""
-        return sum(mark.earned for mark in self.marks) if self.status == "graded" else None
+    def earned(self) -> float | None:
+        """The points, or None where there is no mark; ``extra`` are points beside those of the questions."""
+        return sum(mark.earned for mark in self.marks) + self.extra if self.status == "graded" else None
 
 
 @dataclass(frozen=True)
@@ -167,10 +168,11 @@ def grade(
     try:
         content = submission.content()
         key = record_key(content, submission, assignment, settings)
-        codes = read_answers(content, assignment, submission.name, any_version=settings.any_version)
-        mine = expected[number(assignment, submission.name)]
+        codes = read_answers(content, assignment, submission.data_name, any_version=settings.any_version)
+        notes = "; ".join(answer_notes(content, assignment)[:8])
+        mine = expected[number(assignment, submission.data_name)]
         questions = [_question(question, codes[question.id]) for question in assignment.questions]
-        notebook = {"setup": assignment.preamble_for(submission.name), "questions": questions}
+        notebook = {"setup": assignment.preamble_for(submission.data_name), "questions": questions}
         cases = [_cases(mine.arguments[question.id]) for question in assignment.questions]
         limits = settings.limits
         # so that no answer, however large, takes the others' room
@@ -182,7 +184,7 @@ def grade(
         measured: dict[str, Any] = {"key": key, "seconds": round(outcome.seconds, 2), "peak": outcome.peak}
         measured |= {"seed": settings.seed, "allowed": limits.question_seconds, "busy": outcome.busy}
         try:
-            return record("graded", marks=_judge(outcome, assignment, codes, mine, settings.limits), **measured)
+            return record("graded", notes, marks=_judge(outcome, assignment, codes, mine, settings.limits), **measured)
         except SubmissionError as error:
             return record("failed", str(error), **measured)
     except SubmissionError as error:
@@ -283,6 +285,8 @@ def _mark(question: Question, code: str, head: dict[str, Any], blob: bytes, expe
     output = head.get("output")
     mark = functools.partial(Mark, question.id, question.title, question.points)
     output = output[:KEPT_OUTPUT] if isinstance(output, str) else ""
+    if not code:
+        return mark(0, "there is no answer cell: it was deleted or renamed", output)
     if (error := head.get("error")) is not None:
         return mark(0, _said(error), output, _is_late(error))
     results = head.get("results")
@@ -305,7 +309,7 @@ def _mark(question: Question, code: str, head: dict[str, Any], blob: bytes, expe
         return mark(question.points, "", output)
     count = len(expected)
     right = f"{count - len(wrong)} of {count} hidden cases right; " if question.kind == "function" else ""
-    begun = "not answered: the cell is as it was given out; " if _same(code, question) else ""
+    begun = "not answered: the cell is as it was given out; " if untouched(code, question) else ""
     return mark(0, f"{begun}{right}{wrong[0]}", output, late)
 
 
@@ -332,10 +336,6 @@ def _kind(value: Any) -> str:
         return "an array" if value.ndim else "a number"
     names = {"bool": "a truth value", "int": "a number", "float": "a number", "str": "a text", "tuple": "a list"}
     return names.get(type(value).__name__, "nothing (None)" if value is None else f"a {type(value).__name__}")
-
-
-def _same(code: str, question: Question) -> bool:
-    return code.replace(question.marker, "").split() == question.starter.replace(question.marker, "").split()
 
 
 @functools.cache
@@ -367,7 +367,7 @@ def grade_all(
     """
     if not submissions:
         return
-    expected = expect(assignment, [submission.name for submission in submissions], settings)
+    expected = expect(assignment, [submission.data_name for submission in submissions], settings)
     cancel = threading.Event()
     waiting: Iterator[Submission] = iter(submissions)
     running: set[Future[StudentRecord]] = set()

@@ -12,7 +12,8 @@ import ast
 import hashlib
 import re
 import unicodedata
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,10 @@ class Question:
 
 @dataclass(frozen=True)
 class Assignment:
-    """A whole assignment; ``parts`` are Markdown texts and questions in the order of the page."""
+    """A whole assignment; ``parts`` are Markdown texts and questions in the order of the page.
+
+    ``withdrawn`` are the questions that were handed out and count no longer; ``questions`` are the others.
+    """
 
     id: str
     name: str
@@ -64,6 +68,7 @@ class Assignment:
     preamble: str
     parts: tuple[str | Question, ...]
     questions: tuple[Question, ...]
+    withdrawn: tuple[str, ...] = ()
 
     @property
     def points(self) -> int:
@@ -133,7 +138,7 @@ def read(path: Path) -> Assignment:
     if not named:
         raise ValueError(f"{path}: an assignment's file is called NN-name.md, such as 03-attention.md")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}): give the path of a source") from error
     except UnicodeDecodeError as error:
@@ -143,7 +148,32 @@ def read(path: Path) -> Assignment:
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} cannot be read as a MyST notebook: {reason}") from error
-    return _Reader(path).assignment(named[1], hashlib.sha256(text.encode()).hexdigest()[:12], notebook)
+    return _Reader(path).assignment(named[1], _version(text), notebook)
+
+
+def withdraw(assignment: Assignment, identities: Sequence[str]) -> Assignment:
+    """Return an assignment without some of its questions; notebooks that still have them are graded without them.
+
+    Raises ``ValueError`` if there is no such question, or none would be left.
+    """
+    known = [*(question.id for question in assignment.questions), *assignment.withdrawn]
+    if unknown := sorted(set(identities) - set(known)):
+        raise ValueError(
+            f"no question {', '.join(unknown)} to withdraw; {assignment.name} has {', '.join(sorted(known))}"
+        )
+    out = {*identities, *assignment.withdrawn}
+    left = tuple(question for question in assignment.questions if question.id not in out)
+    if not left:
+        raise ValueError(f"all questions of {assignment.name} would be withdrawn: leave at least one")
+    parts = tuple(part for part in assignment.parts if isinstance(part, str) or part.id not in out)
+    return replace(assignment, parts=parts, questions=left, withdrawn=tuple(sorted(out)))
+
+
+def _version(text: str) -> str:
+    """Return the version of a source. That a question was withdrawn does not change it: the notebooks stay the same."""
+    header, mark, body = text.partition("\n---")
+    header = re.sub(r",?\s*withdrawn:\s*\[[^\]\n]*\]", "", header)
+    return hashlib.sha256((header + mark + body).encode()).hexdigest()[:12]
 
 
 class _Reader:
@@ -161,6 +191,9 @@ class _Reader:
         minutes = header.get("minutes") if isinstance(header, dict) else None
         if type(minutes) is not int or minutes <= 0:
             raise self.error("no time to solve: write `llmbook: {minutes: 90}` into the header")
+        withdrawn = header.get("withdrawn", [])
+        if not isinstance(withdrawn, list) or not all(isinstance(identity, str) for identity in withdrawn):
+            raise self.error(f"`withdrawn` is {withdrawn!r}; give a list of questions, `withdrawn: [q4]`")
         preamble, title = None, ""
         parts: list[str | Question] = []
         cells: list[tuple[int, str, Any]] = []  # of the question that is being read
@@ -213,7 +246,12 @@ class _Reader:
             twice = {value for value in values if values.count(value) > 1}
             if twice:
                 raise self.error(f"two questions with the same {what}: {', '.join(sorted(twice))}")
-        return Assignment(number, self.path.stem, title, minutes, version, preamble, tuple(parts), questions)
+        whole = Assignment(number, self.path.stem, title, minutes, version, preamble, tuple(parts), questions)
+        self.where = "header"
+        try:
+            return withdraw(whole, withdrawn)
+        except ValueError as error:
+            raise self.error(str(error)) from error
 
     def metadata(self, cell: Any) -> dict[str, Any]:
         found = cell.metadata.get("llmbook", {})

@@ -1,0 +1,131 @@
+"""Whose a file is by the names that learning platforms give; the platform is decided once for a class."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+# Each is anchored at the left, which the student does not choose. Moodle writes a space for each _ of a name, and
+# Canvas leaves none in it, so that the first _ ends it.
+_PATTERNS = {
+    "moodle": re.compile(r"(?P<name>[^_]+)_(?P<id>[0-9]+)_assignsubmission_[a-z]+(_.*)?", re.DOTALL),
+    "canvas": re.compile(
+        r"(?:(?P<name>[^_]+?)(_LATE)?_(?P<id>[0-9]+)|anon(ymous)?(_LATE)?_(?P<anon>[0-9A-Za-z]{5}))_[0-9]+_.+",
+        re.DOTALL,
+    ),
+    "blackboard": re.compile(r"(?P<left>.+?)_attempt_(?P<when>[0-9]{4}(-[0-9]{2}){5})(_.+|\.txt)?", re.DOTALL),
+    "gradescope": re.compile(r"submission_(?P<id>[0-9]+)"),
+}
+PLATFORMS = (*_PATTERNS, "plain")
+GRADESCOPE_LIST = "submission_metadata.yml"
+NOTEBOOK = re.compile(r"\.ipynb(\.txt|\.json)?$", re.IGNORECASE)  # browsers append an ending of their own
+LONGEST_NAME = 100
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Whose a file is. ``when`` orders the attempts of one student; ``known`` is false where the name tells nobody."""
+
+    id: str
+    name: str
+    when: str = ""
+    known: bool = True
+
+
+def same_form(text: str) -> str:
+    """Return a name in one form of Unicode: macOS writes an accent as a character of its own."""
+    return unicodedata.normalize("NFC", text)
+
+
+def choose_platform(names: Sequence[str]) -> str | None:
+    """Return the platform that named more than half of these files and folders, and ``"plain"`` if it is none.
+
+    None where one cannot tell: half of the names, or more, are of platforms, but of no single one.
+    """
+    votes = Counter(p for name in names for p, pattern in _PATTERNS.items() if pattern.fullmatch(name))
+    (best, most), *_ = [*votes.most_common(1), ("plain", 0)]
+    if 2 * most > len(names):
+        return best
+    return None if 2 * sum(votes.values()) >= len(names) and votes else "plain"
+
+
+def is_platforms(name: str) -> bool:
+    """Return whether a platform makes such names of the files of single students."""
+    return any(pattern.fullmatch(name) for pattern in _PATTERNS.values())
+
+
+def owners(names: Sequence[str], platform: str) -> dict[str, Owner]:
+    """Return whose each file or folder is, if ``platform`` has named all of them."""
+    if platform == "plain":
+        return {name: _plain(name) for name in names}
+    task = _task(names) if platform == "blackboard" else ""
+    found = {}
+    for name in names:
+        match = _PATTERNS[platform].fullmatch(name)
+        if match is None:
+            found[name] = Owner(name[:LONGEST_NAME], name[:LONGEST_NAME], known=False)
+        elif platform == "blackboard":
+            who = match["left"].removeprefix(task)
+            found[name] = Owner(who, who, match["when"])
+        elif platform == "gradescope":
+            found[name] = Owner(name, name)
+        elif platform == "canvas" and match["anon"]:
+            found[name] = Owner(match["anon"], match["anon"])
+        else:
+            found[name] = Owner(match["id"], match["name"])
+    return found
+
+
+def _plain(name: str) -> Owner:
+    """Return the owner of a file or folder that somebody has called after the student."""
+    name = NOTEBOOK.sub("", name)
+    name = name[:-4] if name.lower().endswith(".zip") else name
+    printable = all(unicodedata.category(c)[0] != "C" for c in name)
+    known = printable and any(c.isalnum() for c in name) and len(name) <= LONGEST_NAME
+    return Owner(name[:LONGEST_NAME], name[:LONGEST_NAME], known=known)
+
+
+def _task(names: Sequence[str]) -> str:
+    """Return what stands before the student's id in all of Blackboard's names: the assignment's title and ``_``."""
+    matches = [match for name in names if (match := _PATTERNS["blackboard"].fullmatch(name))]
+    parts = sorted({tuple(match["left"].split("_")) for match in matches}, key=len)
+    if not parts:
+        return ""
+    shared = 0
+    while shared < len(parts[0]) - 1 and len({part[shared] for part in parts}) == 1:
+        shared += 1
+    return "".join(f"{part}_" for part in parts[0][:shared])
+
+
+def submitters(listing: str) -> dict[str, list[Owner]]:
+    """Return the students of each folder of a Gradescope export, from its ``submission_metadata.yml``.
+
+    Only lines at their two places count, which a student's text further inside cannot have.
+    """
+    found: dict[str, list[Owner]] = {}
+    people: list[dict[str, str]] = []
+    inside = False
+    for line in [*listing.splitlines(), "end:"]:
+        if not line.startswith(" "):
+            people = []
+            if match := re.fullmatch(r"(submission_[0-9]+):\s*", line):
+                found[match[1]] = []
+                current = match[1]
+            inside = False
+        elif re.match(r"  :?\w", line):
+            inside = line.strip().lstrip(":") == "submitters:"
+        elif inside and (match := re.fullmatch(r"  (?:  )?(- |  ):?(name|sid|email):\s*(.*?)\s*", line)):
+            if match[1] == "- ":
+                people.append({})
+            if people:
+                people[-1][match[2]] = match[3].strip("'\"")
+                found[current] = [_person(one) for one in people if any(one.values())]
+    return found
+
+
+def _person(fields: dict[str, str]) -> Owner:
+    identity = fields.get("sid") or fields.get("email") or fields.get("name") or ""
+    return Owner(identity, fields.get("name") or identity)
