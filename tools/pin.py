@@ -1,4 +1,4 @@
-"""Pin the text of the corpora to the versions that are installed: write llmbook/corpora/sources.json anew (`make pin`).
+"""Pin the text of the corpora to the versions that are installed: write llmbook/corpora/sources.json anew.
 
 Run it after `make lock` and `make venv` where the corpora shall follow the new versions. That changes the data of every
 chapter: `make notebooks`, the models that the book ships and the records of the benchmarks follow. Of each source it
