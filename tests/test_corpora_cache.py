@@ -24,6 +24,7 @@ from llmbook.corpora import (
     duplicates,
     installed,
     pydocs,
+    sources,
     workers,
 )
 
@@ -187,7 +188,10 @@ except CorpusError as error:
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["build.lock"]
 
 
-def test_a_missing_package_is_one_clear_error(monkeypatch):
+def test_a_missing_package_is_one_clear_error(tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMBOOK_CACHE", str(tmp_path))
+    monkeypatch.setattr(sources, "installed_version", lambda name: "")
+    monkeypatch.setattr(sources, "_reachable", lambda address: False)
     monkeypatch.setattr(installed.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(CorpusError, match=r"^The package numpy is not installed: run `pip install numpy`\.$"):
         pydocs()

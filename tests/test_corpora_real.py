@@ -1,4 +1,4 @@
-"""The corpora as built from what is installed: the first run builds them, later ones read the user's cache."""
+"""The corpora of the pinned text: the first run builds them, later ones read the user's cache."""
 
 import random
 import re
@@ -9,7 +9,7 @@ import pytest
 import scipy.sparse
 
 from llmbook import corpora
-from llmbook.corpora import cache, duplicates, installed, labels
+from llmbook.corpora import cache, duplicates, installed, labels, sources
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 TASKS = ("topic_classification", "section_classification", "named_entities", "summarisation", "question_answering")
@@ -159,3 +159,9 @@ def test_the_cache_holds_the_hash_that_describe_gives(pydocs):
     sha256 = corpora.describe(pydocs)["sha256"]
     manifests = [path.read_text() for path in cache.cache_folder().glob(f"pydocs-*/{cache.MANIFEST}")]
     assert any(sha256 in manifest for manifest in manifests)
+
+
+@pytest.mark.parametrize("name", ["pydocs", "catalogs", "code"])
+def test_a_corpus_is_the_books_own_if_its_fingerprint_is(name):
+    found = corpora.describe(getattr(corpora, name)())["sha256"]
+    assert corpora.own_text(name) == (found == sources.pins(name).sha256)

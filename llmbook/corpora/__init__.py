@@ -13,6 +13,7 @@ from llmbook.corpora.labels import (
     summarisation,
     topic_classification,
 )
+from llmbook.corpora.own import own_text
 
 __all__ = [
     "CorpusError",
@@ -22,6 +23,7 @@ __all__ = [
     "held_out",
     "named_entities",
     "online",
+    "own_text",
     "pydocs",
     "question_answering",
     "retrieval",

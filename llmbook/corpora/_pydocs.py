@@ -1,10 +1,11 @@
-"""The corpus ``pydocs``: the documentation of the packages that the book installs anyway."""
+"""The corpus ``pydocs``: the documentation of the packages that the book installs anyway, at pinned versions."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmbook.corpora import docstrings, duplicates, installed
+from llmbook.corpora import docstrings, duplicates, installed, sources
 from llmbook.corpora.cache import cached
 from llmbook.corpora.installed import PACKAGES
 from llmbook.corpora.workers import in_parallel
@@ -21,9 +22,10 @@ HELD_OUT = 200  # documents
 def pydocs() -> "datasets.DatasetDict":
     """Return the docstrings of ten packages as documents.
 
-    The standard library, numpy, scipy, scikit-learn, pandas, matplotlib, torch, sympy, networkx and nltk are read from
-    the installed files, without importing them; tests, and copies of other projects that a package carries along, are
-    passed over, as are texts under 80 characters. Of texts equal up to white space the one with the most public
+    The standard library, numpy, scipy, scikit-learn, pandas, matplotlib, torch, sympy, networkx and nltk are read
+    without importing them, at pinned versions (``llmbook.corpora.sources``): from the installed files where
+    they are those, else from a copy that is fetched. Tests, and copies of other projects that a package carries along,
+    are passed over, as are texts under 80 characters. Of texts equal up to white space the one with the most public
     name stays. About 90 % of the documents are in ``train``, 5 % each in ``validation`` and ``test``.
 
     Columns:
@@ -44,9 +46,9 @@ def pydocs() -> "datasets.DatasetDict":
     cluster is never parted by the split.
 
     Raises:
-        CorpusError: if a package is missing, or the cache is damaged or cannot be written.
+        CorpusError: if a package is missing and cannot be fetched, or the cache is damaged or cannot be written.
     """
-    return _pydocs({package.name: installed.package_folder(package) for package in PACKAGES})
+    return sources.pinned_corpus(PYDOCS, _pydocs)
 
 
 def held_out() -> list[str]:
@@ -63,18 +65,37 @@ def held_out() -> list[str]:
 
 def _pydocs(folders: dict[str, Path]) -> "datasets.DatasetDict":
     """Return the docstrings found in the folders of packages, by the packages' names."""
-    files = [(name, folder, path) for name, folder in folders.items() for path in installed.source_files(folder)]
     recipe = f"{RECIPE} {sys.version_info[:2]}"
-    key = installed.content_key(recipe, [(f"{name}/{path.relative_to(folder)}", path) for name, folder, path in files])
-    return cached("pydocs", key, lambda: _build(files))
+    named = [(f"{name}/{path.relative_to(folder)}", path) for name, folder, path in _files(folders)]
+    return cached("pydocs", installed.content_key(recipe, named), lambda: _assemble(_read(folders)))
 
 
-def _build(files: list[tuple[str, Path, Path]]) -> "datasets.DatasetDict":
+def _files(folders: dict[str, Path]) -> list[tuple[str, Path, Path]]:
+    return [(name, folder, path) for name, folder in folders.items() for path in installed.source_files(folder)]
+
+
+def _read(folders: dict[str, Path]) -> dict[str, list[dict[str, Any]]]:
+    """Return the documents of each package, not yet compared with each other."""
     from tqdm.auto import tqdm
 
-    found = in_parallel(_read_file, files)
-    rows = [row for rows in tqdm(found, "pydocs: reading", len(files), unit=" files") for row in rows]
-    rows = _without_repetitions(rows)
+    files = _files(folders)
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in folders}
+    found = tqdm(in_parallel(_read_file, files), "pydocs: reading", len(files), unit=" files")
+    for (name, _, _), part in zip(files, found, strict=True):
+        rows[name] += part
+    return rows
+
+
+def _text(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield name and text of each document of a package: what is pinned."""
+    for row in rows:
+        yield from (row["columns"]["name"], row["text"])
+
+
+def _assemble(found: dict[str, list[dict[str, Any]]]) -> "datasets.DatasetDict":
+    from tqdm.auto import tqdm
+
+    rows = _without_repetitions([row for part in found.values() for row in part])
     signatures = tqdm([row.pop("signature") for row in rows], "pydocs: near-duplicates", unit=" documents")
     clusters = duplicates.clusters([row["id"] for row in rows], [row["text"] for row in rows], signatures)
     rows = [row["columns"] | {"id": row["id"], "cluster": cluster} for row, cluster in zip(rows, clusters, strict=True)]
@@ -146,3 +167,6 @@ def features() -> "datasets.Features":
             "cluster": string,
         }
     )
+
+
+PYDOCS = sources.Corpus("pydocs", RECIPE, PACKAGES, (".py",), _read, _read, _text, _assemble)

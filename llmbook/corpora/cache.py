@@ -48,16 +48,16 @@ def cached(name: str, key: str, build: Callable[[], "datasets.DatasetDict"]) -> 
     folder = root / f"{name}-{key[:16]}"
     if not folder.is_dir():
         lock = filelock.FileLock(root / "build.lock")
-        with _write_errors(root):
+        with write_errors(root):
             root.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         try:
-            with _write_errors(root):
+            with write_errors(root):
                 for unfinished in root.glob(f"*{UNFINISHED}"):
                     shutil.rmtree(unfinished)
             if not folder.is_dir():
                 corpus = build()
-                with _write_errors(root):
+                with write_errors(root):
                     _write(corpus, folder, {"name": name, "key": key})
         finally:
             lock.release()
@@ -143,7 +143,7 @@ def _corrupt(folder: Path, reason: str) -> CorpusError:
 
 
 @contextlib.contextmanager
-def _write_errors(root: Path) -> Iterator[None]:
+def write_errors(root: Path) -> Iterator[None]:
     """Turn a full disk, a folder that cannot be written and the like into one line."""
     try:
         yield

@@ -71,6 +71,12 @@ def source_files(folder: Path, suffixes: Iterable[str] = (".py",)) -> list[Path]
     return sorted(found, key=lambda path: path.parts)
 
 
+def is_source(path: str, suffixes: Iterable[str]) -> bool:
+    """Tell whether :func:`source_files` would find a path, given as it stands under the folder."""
+    *folders, name = path.split("/")
+    return name.endswith(tuple(suffixes)) and not SKIPPED_MODULES.fullmatch(name) and not SKIPPED_FOLDERS & set(folders)
+
+
 def content_key(recipe: str, files: Iterable[tuple[str, Path]]) -> str:
     """Return the hash of a recipe and of named files' contents."""
     digest = hashlib.sha256(recipe.encode())
