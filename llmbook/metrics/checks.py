@@ -190,7 +190,7 @@ def numbers(name: str, values: Any) -> NDArray[np.float64]:
 def _one_by_one(name: str, values: Any, error: Exception) -> NDArray[np.float64]:
     if not _is_list(values):
         raise ValueError(f"{name} is {values!r:.60}: it takes numbers") from error
-    found = []
+    found: list[Any] = []
     for number, value in enumerate(values):
         if _is_list(value):
             found.append(numbers(f"{name}[{number}]", value))
