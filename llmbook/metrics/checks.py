@@ -196,7 +196,7 @@ def _one_by_one(name: str, values: Any, error: Exception) -> NDArray[np.float64]
             found.append(numbers(f"{name}[{number}]", value))
             continue
         try:
-            found.append(np.float64(by_value([value])[0]))
+            found.append(np.asarray(by_value([value])[0], dtype=np.float64))
         except (TypeError, ValueError) as nested:
             raise ValueError(f"{name}[{number}] is {value!r:.60}, missing or no number: leave it out") from nested
     if len({np.shape(value) for value in found}) > 1:
