@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from llmbook.metrics.checks import missing, plain
+from llmbook.metrics.checks import by_value, missing
 
 WEIGHTS = ("nominal", "linear", "quadratic")
 LEVELS = ("nominal", "ordinal", "interval")
@@ -30,7 +30,7 @@ def _table(ratings: Sequence[Sequence[Any]] | np.ndarray) -> list[list[Any]]:
         ratings = ratings.to_numpy()
     rows = ratings.tolist() if hasattr(ratings, "tolist") else [list(row) for row in ratings]
     if not set(map(type, itertools.chain.from_iterable(rows))) <= {str, int, float, type(None)}:
-        rows = [plain(row) for row in rows]
+        rows = [by_value(row) for row in rows]
     if not rows:
         raise ValueError("no item to rate: give ratings as (items, raters) with at least one item")
     for number, row in enumerate(rows):
@@ -56,7 +56,7 @@ def observed_agreement(first: Sequence[Hashable], second: Sequence[Hashable]) ->
 
 def _two(first: Sequence[Any], second: Sequence[Any]) -> tuple[list[Any], list[Any]]:
     """Return two raters' ratings as lists of Python's own values, none missing."""
-    first, second = plain(first), plain(second)
+    first, second = by_value(first), by_value(second)
     if len(first) != len(second) or not len(first):
         raise ValueError(
             f"{len(first)} ratings of the one rater, {len(second)} of the other: give one of each for every item, at "
@@ -93,7 +93,7 @@ def cohen_kappa(
     """
     _choice("weights", weights, WEIGHTS)
     first, second = _two(first, second)
-    known = sorted({*first, *second}) if labels is None else plain(labels)
+    known = sorted({*first, *second}) if labels is None else by_value(labels)
     place = {label: number for number, label in enumerate(known)}
     if odd := [label for label in (*first, *second) if label not in place]:
         raise ValueError(f"label {odd[0]!r} is not among labels={known}: add it, or correct the rating")

@@ -78,7 +78,7 @@ def _column(values: Iterable[Any]) -> tuple[list[Any], Collection[Any]]:
     return found, distinct
 
 
-def plain(values: Iterable[Any]) -> list[Any]:
+def by_value(values: Iterable[Any]) -> list[Any]:
     """Return a column's elements as Python's own values, which are hashed and compared by value.
 
     Raises:
@@ -88,7 +88,7 @@ def plain(values: Iterable[Any]) -> list[Any]:
 
 
 def whole(name: str, values: Iterable[Any]) -> list[Any]:
-    """Return :func:`plain` values, none of which is missing.
+    """Return :func:`by_value` values, none of which is missing.
 
     Args:
         name: of the argument, for the error.
@@ -196,7 +196,7 @@ def _one_by_one(name: str, values: Any, error: Exception) -> NDArray[np.float64]
             found.append(numbers(f"{name}[{number}]", value))
             continue
         try:
-            found.append(np.float64(plain([value])[0]))
+            found.append(np.asarray(by_value([value])[0], dtype=np.float64))
         except (TypeError, ValueError) as nested:
             raise ValueError(f"{name}[{number}] is {value!r:.60}, missing or no number: leave it out") from nested
     if len({np.shape(value) for value in found}) > 1:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from llmbook.metrics.checks import Score, choice, listed, paired, plain, whole
+from llmbook.metrics.checks import Score, by_value, choice, listed, paired, whole
 
 AVERAGES = ("macro", "micro", "weighted")
 
@@ -34,7 +34,7 @@ def confusion(
         pairs = Counter(zip(right, given, strict=True))
         occurring = {label for pair in pairs for label in pair}
     try:
-        names = sorted(occurring) if labels is None else plain(labels)  # type: ignore[type-var]
+        names = sorted(occurring) if labels is None else by_value(labels)  # type: ignore[type-var]
     except TypeError as error:
         raise ValueError("labels of different kinds have no order: pass labels=[...] in the order wanted") from error
     index = {label: number for number, label in enumerate(names)}
