@@ -292,7 +292,7 @@ def test_ids_of_a_thousand_strings_are_those_of_python(open_page):
     page = open_page(PAGES["bfloat"])
     started(page)
     made = strings(1000)
-    backend = tokenization.backend(tokenization.tokenization.load_tokenizer("gpt"))
+    backend = tokenization.backend(tokenization.load_tokenizer("gpt"))
     found = page.evaluate(
         f"(texts) => {FIGURE.format(0)}.explorer.thread.ask('encode', {{texts}}).then((answer) => answer.ids)", made
     )
