@@ -18,6 +18,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 
 from llmbook import corpora
 from llmbook.corpora import CorpusError, _catalogs, _code, _pydocs, describe, installed, own, sources
@@ -223,6 +224,26 @@ def test_offline_another_version_is_read_with_one_line_that_says_so(site, monkey
     lines = [line for line in capfd.readouterr().err.replace("\r", "\n").splitlines() if "the book's own" in line]
     assert len(lines) == 1
     assert "toy-package 2.0 for 1.0 (127.0.0.1" in lines[0] and lines[0].endswith("are shown, not asserted.")
+
+
+@pytest.mark.slow
+def test_in_a_notebook_claims_are_shown_and_not_asserted_once_another_text_is_read(site, monkeypatch, capsys):
+    shell = InteractiveShell.instance()
+    cell = "def claim():\n    assert 2 + 2 == 5, 'never'\n    return 'went on'\nprint(claim())\nassert 1 == 1"
+    try:
+        assert isinstance(shell.run_cell(cell).error_in_exec, AssertionError)
+        install(site, "2.0")
+        monkeypatch.setattr(sources, "_answers", lambda address: False)
+        for _ in range(2):
+            sources.say_once.cache_clear()
+            corpora.pydocs()
+        capsys.readouterr()
+        result = shell.run_cell(cell)
+        assert result.success
+        assert capsys.readouterr().out.splitlines() == ["Not so with this text: 2 + 2 == 5", "went on"]
+        assert isinstance(shell.run_cell("raise AssertionError('its own')").error_in_exec, AssertionError)
+    finally:
+        InteractiveShell.clear_instance()
 
 
 @pytest.mark.slow

