@@ -305,7 +305,7 @@ def test_a_member_that_points_elsewhere_is_not_written(site, server, tmp_path):
         opened.writestr("toy//tmp/evil.py", "x = 1")
     server.content = content.getvalue()
     archive = sources.pins("pydocs").sources[PACKAGE.name].archive._replace(size=len(server.content))
-    folder = sources.fetch("toy", archive, sources.Wanted((".py",)), tmp_path / "here")
+    folder = sources.fetch_archive("toy", archive, sources.Wanted((".py",)), tmp_path / "here")
     assert [path.name for path in tmp_path.rglob("*.py") if site not in path.parents] == ["good.py"]
     assert (folder / "good.py").read_text() == "x = 1"
 
@@ -333,7 +333,7 @@ FETCHER = """
 import sys
 from llmbook.corpora import sources
 archive = sources.Archive(sys.argv[1], sys.argv[2], int(sys.argv[3]), "toy")
-print(sources.fetch("toy", archive, sources.Wanted((".py",))))
+print(sources.fetch_archive("toy", archive, sources.Wanted((".py",))))
 """
 
 
@@ -407,14 +407,14 @@ def test_the_standard_library_comes_from_pythons_source_archive(server, tmp_path
         "Python-3.11.7/Lib",
     )
     wanted = sources.Wanted((".py",), (table,), ("posix", "_io"))
-    folder = sources.fetch("standard library", pinned, wanted, tmp_path)
+    folder = sources.fetch_archive("standard library", pinned, wanted, tmp_path)
     found = {path.relative_to(folder).as_posix() for path in folder.rglob("*.*") if path.is_file()}
     assert found == {"json/__init__.py", table}
     made = (folder / table).read_text()
     assert sources.built_in_modules(made) == ["posix", "_io"]
     assert made.index("PyInit__io(void);\n\n/* -- ADDMODULE MARKER 1") < made.index('{"_io", PyInit__io},\n\n/* -- ADD')
     with pytest.raises(sources.FetchError, match=r"has the SHA-256 [0-9a-f]{64}, not 0000"):
-        sources.fetch("standard library", pinned._replace(sha256="0000"), wanted, tmp_path)
+        sources.fetch_archive("standard library", pinned._replace(sha256="0000"), wanted, tmp_path)
 
 
 @pytest.mark.parametrize("name", sorted(own.PINNED))

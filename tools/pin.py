@@ -65,7 +65,7 @@ def with_text(
         print(f"{corpus.name}, {name}: {archive.url.rpartition('/')[2]}")
         with tempfile.TemporaryDirectory() as folder:
             try:
-                place = sources.fetch(name, archive, wanted, Path(folder))
+                place = sources.fetch_archive(name, archive, wanted, Path(folder))
             except sources.FetchError as error:
                 print(error)
                 if name == installed.STANDARD_LIBRARY:

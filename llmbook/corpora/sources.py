@@ -219,7 +219,7 @@ def _verified_rows(corpus: Corpus, wanted: Pins) -> tuple[dict[str, Path], dict[
 
     def fetched(name: str) -> None:
         try:
-            places[name] = fetch(name, wanted.sources[name].archive, wanted.sources[name].wanted)
+            places[name] = fetch_archive(name, wanted.sources[name].archive, wanted.sources[name].wanted)
         except FetchError as error:
             reasons[name] = str(error)
 
@@ -252,7 +252,7 @@ def _verified_rows(corpus: Corpus, wanted: Pins) -> tuple[dict[str, Path], dict[
     return places, {package.name: found[package.name] for package in corpus.packages}
 
 
-def fetch(name: str, archive: Archive, wanted: Wanted, root: Path | None = None) -> Path:
+def fetch_archive(name: str, archive: Archive, wanted: Wanted, root: Path | None = None) -> Path:
     """Return the folder of a source with the wanted files of an archive, fetched where it is not there.
 
     Args:
