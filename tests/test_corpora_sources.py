@@ -114,6 +114,7 @@ def forgetful():
     """What is said once, and who does not answer, is forgotten before each test."""
     sources.say_once.cache_clear()
     sources._reachable.cache_clear()
+    sources._not_had.clear()
 
 
 @pytest.fixture(scope="module")
@@ -247,12 +248,37 @@ def test_in_a_notebook_claims_are_shown_and_not_asserted_once_another_text_is_re
 
 
 @pytest.mark.slow
+def test_what_cannot_be_had_is_asked_for_once_in_a_process(site, server, monkeypatch):
+    install(site, "2.0")
+    server.content = wheel(install(site.parent / "other", "2.0"))
+    monkeypatch.setattr(sources, "ATTEMPTS", 1)
+    assert not corpora.own_text()
+    asked = server.requests
+    assert asked > 0 and not corpora.own_text() and len(corpora.pydocs()) > 0
+    assert server.requests == asked
+
+
+@pytest.mark.slow
+def test_where_stored_outputs_are_made_claims_are_asserted(site, monkeypatch):
+    shell = InteractiveShell.instance()
+    try:
+        monkeypatch.setenv("LLMBOOK_STORED_OUTPUTS", "1")
+        install(site, "2.0")
+        monkeypatch.setattr(sources, "_answers", lambda address: False)
+        corpora.pydocs()
+        assert isinstance(shell.run_cell("assert 2 + 2 == 5").error_in_exec, AssertionError)
+    finally:
+        InteractiveShell.clear_instance()
+
+
+@pytest.mark.slow
 def test_the_own_text_comes_with_the_network(site, monkeypatch):
     install(site, "2.0")
     with monkeypatch.context() as offline:
         offline.setattr(sources, "_answers", lambda address: False)
         assert not corpora.own_text()
     sources._reachable.cache_clear()  # as in the next process
+    sources._not_had.clear()
     assert corpora.own_text()
 
 
@@ -393,6 +419,7 @@ def test_the_standard_library_comes_from_pythons_source_archive(server, tmp_path
             "Lib/json/__init__.py": b"json = 1\n",
             "Lib/test/test_json.py": b"test = 1\n",
             "Lib/idlelib/run.py": b"idle = 1\n",
+            "Lib/msilib/schema.py": b"on_windows_only = 1\n",
             "Modules/config.c.in": TEMPLATE,
             "Modules/other.c": b"",
         }.items():

@@ -24,6 +24,7 @@ from torch.testing import assert_close
 from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 from llmbook import hub, pretrained, tokenization, viz
+from llmbook.files import file_sha256
 from llmbook.pretrained import __main__ as program
 from llmbook.pretrained import real
 from llmbook.sentences import SentenceEncoder
@@ -518,4 +519,6 @@ def test_minilm_gives_the_librarys_vectors_and_alike_texts_alike_ones():
     theirs, _ = hub.pretrained("minilm-l6", library=True)
     vectors = model.encode([*TEXTS, "The price of oil fell."])
     assert_close(vectors, by_the_library(theirs, tokenizer, [*TEXTS, "The price of oil fell."], 256), rtol=0, atol=1e-5)
+    weights = file_sha256(hub.model_folder("minilm-l6") / "model.safetensors")
+    assert weights.startswith("53aa51172d142c89"), "the published file, as the page on models says"
     assert vectors[0] @ vectors[2] > 0.4 > vectors[0] @ vectors[5]

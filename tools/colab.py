@@ -48,8 +48,11 @@ PINS = ROOT / "tools" / "colab-pins.txt"
 LIBRARIES = {"newest": None, "colab": PINS}
 RUNNER = ("ipykernel", "nbclient")  # what a notebook needs besides the package, and Colab has
 RECORDED = ("torch", "transformers", "tokenizers", "datasets", "numpy", "scipy", "pandas", "matplotlib", "scikit-learn")
-# Everything that a chapter may ask for is built beforehand: a reader has the network for it, the chapters here do not.
-BUILD = "from llmbook import corpora; corpora.pydocs(), corpora.catalogs(), corpora.code()"
+# Everything that a chapter may ask for is there beforehand: a reader has the network for it, the chapters here do not.
+BUILD = (
+    "from llmbook import corpora; from llmbook.pretrained.__main__ import main; main(); "
+    "corpora.pydocs(), corpora.catalogs(), corpora.code()"
+)
 KERNEL = "llmbook-readers"
 
 
@@ -57,8 +60,9 @@ KERNEL = "llmbook-readers"
 
 
 def command(*words: str | Path, environment: dict[str, str] | None = None) -> str:
-    """Return what a command prints; its last error line is a ``Problem``."""
-    run = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=environment)
+    """Return what a command prints, run in a folder without the package; its last error line is a ``Problem``."""
+    with tempfile.TemporaryDirectory() as empty:
+        run = subprocess.run(words, cwd=empty, capture_output=True, text=True, env=environment)
     if run.returncode:
         lines = [line for line in (run.stderr + run.stdout).splitlines() if line.strip()] or ["no message"]
         raise Problem(f"`{' '.join(map(str, words[:6]))} ...` failed: {lines[-1]}")
@@ -80,7 +84,11 @@ def make_environment(folder: Path, python: str, pins: Path | None) -> Path:
     own = folder / "bin" / "python"
     with tempfile.TemporaryDirectory() as temporary:
         print("building the package's wheel", flush=True)
-        command(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", temporary, str(ROOT))
+        sources = Path(temporary) / "sources"  # a copy: setuptools leaves a folder `build` beside what it packs
+        shutil.copytree(ROOT / "llmbook", sources / "llmbook", ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("pyproject.toml", "README.md", "LICENSE"):
+            shutil.copy(ROOT / name, sources)
+        command(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", temporary, sources)
         (wheel,) = Path(temporary).glob("*.whl")
         if not stamp.exists() or stamp.read_text() != key:
             shutil.rmtree(folder, ignore_errors=True)

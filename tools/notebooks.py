@@ -387,6 +387,18 @@ def update(root: Path, name: str = "", timeout: float = CELL_TIMEOUT) -> list[st
     return problems + execute_all(due, root, timeout)
 
 
+def build_corpora() -> None:
+    """Make the corpora, which a kernel without a network cannot fetch, and see that they are the book's own text."""
+    from llmbook.corpora import own_text
+    from llmbook.corpora.own import PINNED
+
+    if other := [name for name in PINNED if not own_text(name)]:
+        raise Problem(
+            f"{', '.join(other)}: the pinned text is neither installed here nor can it be fetched, and stored outputs "
+            "are made of no other: run it again with a network"
+        )
+
+
 def stop(signum: int, frame: object) -> None:
     """End the kernels and this process at once: the threads that wait for a cell cannot be interrupted."""
     for pid in list(_kernels):
@@ -408,6 +420,7 @@ def main() -> int:
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, stop)
     try:
+        build_corpora()
         return report(update(ROOT, arguments.chapter))
     except Problem as problem:
         return report([str(problem)])

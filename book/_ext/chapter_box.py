@@ -34,7 +34,7 @@ STRINGS = {
         "others": "The others",
         "cells": "{chapter}: {count} of its cells",
         "newest": "the newest that the package admits",
-        "colab": "the versions of Colab, as far as they are known",
+        "colab": "those of Colab, as far as they are known, else the newest",
         "nowhere": "The chapters have not been run in readers' environments yet.",
     },
 }
@@ -132,7 +132,7 @@ class ChapterEnvironments(Table):
             rows.append([
                 strings[libraries], ", ".join(f"{name} {version}" for name, version in entry["versions"].items()),
                 f"{len(chapters) - len(broken)} / {len(chapters)}", "; ".join(others),
-                max(outcome["date"] for outcome in chapters.values()),
+                max((outcome["date"] for outcome in chapters.values()), default=""),
             ])  # fmt: skip
         heads = [strings[field] for field in ("libraries", "versions", "whole", "others", "date")]
         return self.table(heads, rows, strings["nowhere"])

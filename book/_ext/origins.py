@@ -21,7 +21,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from chapters import ROOT
-from llmbook.corpora import _catalogs, _online, installed
+from llmbook.corpora import _catalogs, _code, _online, installed
 from llmbook.files import file_sha256
 from llmbook.pretrained import FOLDER, model_names
 from llmbook.pretrained.real import REAL_MODELS
@@ -91,7 +91,11 @@ def cautions() -> list[Row]:
 def texts() -> list[Row]:
     """Return the packages whose documentation and translations are the book's corpora."""
     rows = []
-    for corpus, packages in (("pydocs", installed.PACKAGES), ("catalogs", _catalogs.PACKAGES)):
+    for corpus, packages in (
+        ("pydocs", installed.PACKAGES),
+        ("catalogs", _catalogs.PACKAGES),
+        ("code", _code.PACKAGES),
+    ):
         for package in packages:
             known = package.name != installed.STANDARD_LIBRARY
             address = f"https://pypi.org/project/{package.name}/" if known else "https://docs.python.org/3/license.html"

@@ -169,7 +169,7 @@ def _answers(address: str) -> bool:
             urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=SECONDS_TO_ANSWER).close()
         except urllib.error.HTTPError:
             pass  # an answer as well
-        except OSError:
+        except BaseException:  # in a thread of its own, where nobody would catch it: no network, or one that is refused
             return
         answered.set()
 

@@ -14,12 +14,12 @@ from llmbook.corpora.cache import CorpusError
 STANDARD_LIBRARY = "standard library"
 
 # Folders without documentation of their own: tests, copies of other projects, and those parts of the standard library
-# that are programs or have left it since.
+# that are programs, are installed on some systems only (msilib), or have left it since.
 TESTS = {"test", "tests", "testing", "_testing", "idle_test"}
 COPIES = {"_bundled", "_vendor", "_vendored", "vendored", "vendored_templates", "externals"} | {
     *("array_api_compat", "array_api_extra", "_uarray", "cobyqa", "pyprima")
 }
-LEFT_OUT = {"site-packages", "dist-packages", "idlelib", "turtledemo", "ensurepip", "lib2to3", "distutils"}
+LEFT_OUT = {"site-packages", "dist-packages", "idlelib", "turtledemo", "ensurepip", "lib2to3", "distutils", "msilib"}
 SKIPPED_FOLDERS = TESTS | COPIES | LEFT_OUT | {"__pycache__"}
 SKIPPED_MODULES = re.compile(r"(test_.*|.*_test|conftest)\.py")
 

@@ -12,8 +12,8 @@ def own_text(name: str = "pydocs") -> bool:
     """Tell whether a corpus is the book's own: of the pinned text, with the fingerprint that is pinned (``describe``).
 
     It is not where the pinned versions are neither installed nor can be fetched. The corpus then holds other documents,
-    and what a chapter says of this or that one need not hold: it shows its numbers and asserts nothing. The corpus is
-    built where it is not in the cache.
+    and what a chapter says of this or that one need not hold: in a notebook an assertion that does not hold is then
+    shown as a line (``claims``). The corpus is built where it is not in the cache.
 
     Args:
         name: ``pydocs``, ``catalogs`` or ``code``.

