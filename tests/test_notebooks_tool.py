@@ -253,6 +253,12 @@ def test_both_edited_alike_is_in_step(tree):
     assert notebooks.update(tree) == []
 
 
+def test_outputs_are_not_made_of_another_text(monkeypatch):
+    monkeypatch.setattr("llmbook.corpora.own_text", lambda name: name != "code")
+    with pytest.raises(chapters.Problem, match="^code: the pinned text is neither installed here nor can it be fetched"):
+        notebooks.build_corpora()
+
+
 def test_unknown_chapter_lists_the_known(tree):
     with pytest.raises(chapters.Problem, match=r"no chapter is called '99-x'; known: en/01-one"):
         notebooks.update(tree, "99-x")
