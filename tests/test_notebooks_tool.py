@@ -255,7 +255,9 @@ def test_both_edited_alike_is_in_step(tree):
 
 def test_outputs_are_not_made_of_another_text(monkeypatch):
     monkeypatch.setattr("llmbook.corpora.own_text", lambda name: name != "code")
-    with pytest.raises(chapters.Problem, match="^code: the pinned text is neither installed here nor can it be fetched"):
+    with pytest.raises(
+        chapters.Problem, match=r"^code: the pinned text is neither installed here nor can it be fetched"
+    ):
         notebooks.build_corpora()
 
 
