@@ -11,7 +11,7 @@ import pytest
 from sphinx.application import Sphinx
 
 from chapters import find_chapters
-from llmbook.corpora import _catalogs, _online, installed
+from llmbook.corpora import _catalogs, _code, _online, installed
 from llmbook.pretrained import model_names
 from llmbook.pretrained.real import REAL_MODELS
 
@@ -33,11 +33,13 @@ def page(tmp_path_factory, origins):
         (folder / name).mkdir(parents=True)
     for chapter in find_chapters():
         (folder / "notebooks" / f"{chapter.name}.md").write_text("---\norphan: true\n---\n\n# A chapter\n")
+    (folder / "book/en/run.md").write_text("---\norphan: true\n---\n\n# Run it\n")
     text = (ROOT / "book/en/models-and-data.md").read_text(encoding="utf-8").replace(".ipynb", ".md")
     (folder / "index.md").write_text("# Index\n\n```{toctree}\nbook/en/models-and-data\n```\n")
     (folder / "book/en/models-and-data.md").write_text(text + "\n:::{origins} attic\n:::\n")
     complaints = io.StringIO()
-    settings = {"extensions": ["myst_parser", "origins"], "myst_enable_extensions": ["colon_fence"]}
+    settings = {"extensions": ["myst_parser", "origins"], "myst_enable_extensions": ["colon_fence"],
+                "suppress_warnings": ["app"]}  # fmt: skip
     Sphinx(folder, None, folder / "out", folder / "trees", "html", confoverrides=settings, status=None,
            warning=complaints, freshenv=True).build()  # fmt: skip
     html = (folder / "out/book/en/models-and-data.html").read_text()
@@ -58,7 +60,9 @@ def test_everything_the_book_uses_is_on_the_page_with_its_licence(page):
     assert [row[0] for row in shipped] == model_names()
     assert [row[0] for row in real] == [row[0] for row in cautions] == list(REAL_MODELS)
     assert [row[2] for row in real] == ["Apache-2.0", "Apache-2.0"]
-    assert [row[0] for row in texts] == [package.name for package in (*installed.PACKAGES, *_catalogs.PACKAGES)]
+    read = (installed.PACKAGES, _catalogs.PACKAGES, _code.PACKAGES)
+    assert [row[0] for row in texts] == list(dict.fromkeys(package.name for some in read for package in some))
+    assert dict(row[:2] for row in texts)["numpy"] == "pydocs, code"
     assert [row[0] for row in public] == list(_online.PUBLIC_SETS)
     wanted = json.loads((ROOT / "package.json").read_text(encoding="utf-8"))
     assert [row[0] for row in npm] == sorted({**wanted["dependencies"], **wanted["devDependencies"]})

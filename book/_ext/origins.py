@@ -89,17 +89,20 @@ def cautions() -> list[Row]:
 
 
 def texts() -> list[Row]:
-    """Return the packages whose documentation and translations are the book's corpora."""
-    rows = []
+    """Return the packages whose documentation, translations and sources are the book's corpora."""
+    corpora: dict[str, list[str]] = {}
     for corpus, packages in (
         ("pydocs", installed.PACKAGES),
         ("catalogs", _catalogs.PACKAGES),
         ("code", _code.PACKAGES),
     ):
         for package in packages:
-            known = package.name != installed.STANDARD_LIBRARY
-            address = f"https://pypi.org/project/{package.name}/" if known else "https://docs.python.org/3/license.html"
-            rows.append([Cell(package.name, address), Cell(corpus, code=True), Cell(licence_of(package.name))])
+            corpora.setdefault(package.name, []).append(corpus)
+    rows = []
+    for name, read in corpora.items():
+        known = name != installed.STANDARD_LIBRARY
+        address = f"https://pypi.org/project/{name}/" if known else "https://docs.python.org/3/license.html"
+        rows.append([Cell(name, address), Cell(", ".join(read), code=True), Cell(licence_of(name))])
     return rows
 
 
@@ -131,7 +134,7 @@ TABLES: dict[str, tuple[Callable[[], list[Row]], dict[str, list[str]]]] = {
     "shipped": (shipped, {"en": ["Model", "Parameters", "Licence", "SHA-256 of the weights, its beginning"]}),
     "real": (real, {"en": ["Name here", "Original", "Licence", "Wheel", "Its SHA-256, beginning", "Size"]}),
     "cautions": (cautions, {"en": ["Model", "What it is", "What to say of numbers measured with it"]}),
-    "texts": (texts, {"en": ["Package", "Corpus", "Licence, as the package states it"]}),
+    "texts": (texts, {"en": ["Package", "Read for", "Licence, as the package states it"]}),
     "public": (public, {"en": ["Name here", "Data set", "Commit"]}),
     "npm": (npm, {"en": ["Package", "Version", "Licence"]}),
 }
