@@ -499,11 +499,14 @@ def train_unigram(
         rounds: rounds of expectation-maximisation between two prunings.
 
     Returns:
-        Log-probability of each token, best first; ``vocab_size - 1`` of them, or fewer if training dropped more.
+        Log-probability of each token, best first; ``vocab_size - 1`` of them, or fewer if training dropped more. Of no
+        words none, as :func:`learn_bpe` makes no merges of them.
 
     Raises:
         ValueError: words without a character, fewer tokens than characters, or a share out of range.
     """
+    if not word_counts:
+        return {}
     required = sorted({c for word in word_counts for c in word})
     if vocab_size <= len(required):
         raise ValueError(f"vocab_size={vocab_size}: the text has {len(required)} characters; take more than that")
