@@ -333,3 +333,15 @@ def test_make_assignments_writes_everything(environment, monkeypatch, tmp_path, 
         "out/gradescope/03-attention.zip",
     ]
     assert all((tmp_path / path).exists() for path in written)
+
+
+def test_hidden_tests_know_the_solutions_of_withdrawn_questions():
+    assignment = source.withdraw(source.read(source.find_assignment("01")), ["q2"])
+    student = {}
+    for code in (assignment.preamble_for("Ann"), *(question.solution for question in assignment.executed)):
+        exec(code, student)
+    for question in assignment.questions:
+        test = {}
+        exec(build._test_body(assignment, question), test)
+        test["hidden_test"](student)
+    assert "q2" not in code_of(build.student_notebook(assignment), "answer")

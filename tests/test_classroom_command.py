@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import submitting
 from submitting import STARTERS, notebook
 
 from llmbook.__main__ import main
+from llmbook.classroom import grading
 
 pytestmark = pytest.mark.slow
 
@@ -95,7 +97,7 @@ def test_an_interrupted_run_goes_on_where_it_was(course):
     process = submitting.start(*program, needs=(course,), start_new_session=True, preexec_fn=heard)
     try:
         limit = time.monotonic() + 120
-        while not (course / "out" / "records" / "ann.json").exists():
+        while not (course / "out" / "feedback" / "ann.html").exists():
             assert time.monotonic() < limit and process.poll() is None, process.communicate()
             time.sleep(0.1)
         os.killpg(process.pid, signal.SIGINT)
@@ -199,7 +201,7 @@ def test_a_mark_changed_in_the_table_stays_until_there_is_another_file(course, c
     hand_in(course, ann=notebook(HALF), bob=notebook(HALF), cyn=notebook(assignment="04"), dan=notebook(HALF))
     assert unsafe(course) == 0
     edit(course / "out", ann={"q1": "1,5"}, bob={"score": "5"}, cyn={"score": "4"})
-    assert unsafe(course, "--seed", "9") == 0  # a new seed grades everybody anew, and takes nobody's mark by hand
+    assert unsafe(course, "--regrade", "ann", "bob", "dan") == 0  # graded anew, which takes nobody's mark by hand
     printed = capsys.readouterr().out
     for part in ("ann, q1: 1.5 by hand", "bob: 1 points beside those of the questions", "cyn, q2: 2 by hand"):
         assert part in printed
@@ -311,6 +313,202 @@ def test_a_class_keeps_the_platform_that_named_it(course, capsys):
     assert [row["score"] for row in rows(course / "out").values()] == ["4", "6"]
 
 
+SLOW = {"q2": "import time\ntime.sleep(3)\n" + submitting.ANSWERS["q2"]}
+
+
+def interrupted(monkeypatch, course, *more):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(grading, "grade_all", stop)
+        assert unsafe(course, *more) == 130
+
+
+def test_a_score_that_was_entered_stays_when_a_question_earns_more(course, capsys):
+    hand_in(course, ann=notebook(SLOW))
+    assert unsafe(course, "--seconds", "4") == 0
+    edit(course / "out", ann={"score": "6.5"})
+    assert unsafe(course, "--seconds", "4") == 0
+    assert (rows(course / "out")["ann"]["q2"], rows(course / "out")["ann"]["score"]) == ("0", "6.5")
+    for _ in range(2):
+        assert unsafe(course, "--seconds", "60") == 0
+        row = rows(course / "out")["ann"]
+        assert (row["q2"], row["score"], row["reason"]) == ("3", "6.5", "marked by hand: score 6.5")
+        assert "6.5 of 6 points" in (course / "out" / "feedback" / "ann.html").read_text()
+    edit(course / "out", ann={"q1": "1"})
+    assert unsafe(course) == 0
+    assert "ann: the score stays 6.5, as entered" in capsys.readouterr().out
+    assert unsafe(course, "--withdraw", "q2") == 0  # what was beside the questions, now of others
+    assert rows(course / "out")["ann"]["score"] == "3.5"
+    edit(course / "out", ann={"score": ""})
+    assert unsafe(course, "--withdraw", "none") == 0
+    assert rows(course / "out")["ann"]["score"] == "5"
+
+
+@pytest.mark.parametrize("name", [".grades-next.csv", "grades.csv", ".grades.csv"])
+def test_the_programs_own_marks_are_none_by_hand_after_a_run_that_broke_off(course, monkeypatch, name):
+    hand_in(course, ann=notebook(HALF), bob=notebook(HALF))
+    assert unsafe(course) == 0
+    hand_in(course, ann=notebook())
+    place, full = Path.replace, iter([False, True])
+
+    def replace(path, target):
+        if Path(target).name == name and next(full, False):
+            raise OSError(28, "No space left on device")
+        return place(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", replace)
+        assert unsafe(course) == 2
+    edit(course / "out", bob={"q1": "1"})
+    for _ in range(2):
+        assert unsafe(course) == 0
+        found = rows(course / "out")
+        assert (found["ann"]["score"], found["ann"]["reason"]) == ("6", "")
+        assert (found["bob"]["score"], found["bob"]["reason"]) == ("5", "marked by hand: q1 1")
+
+
+def test_marks_by_hand_outlast_a_file_that_cannot_be_read_for_once(course, capsys):
+    hand_in(course, ann=notebook(HALF))
+    assert unsafe(course) == 0
+    edit(course / "out", ann={"q1": "2"})
+    path = course / "class" / "ann.ipynb"
+    content = path.read_text()
+    path.unlink()
+    path.symlink_to(course / "nowhere")
+    assert unsafe(course) == 0
+    assert rows(course / "out")["ann"]["status"] == "failed"
+    path.unlink()
+    path.write_text(content)
+    assert unsafe(course) == 0
+    assert rows(course / "out")["ann"]["score"] == "6" and "another file" not in capsys.readouterr().out
+    path.unlink()
+    path.symlink_to(course / "nowhere")
+    assert unsafe(course) == 0
+    path.unlink()
+    path.write_text(notebook({"q2": "total = 5"}))
+    assert unsafe(course) == 0
+    assert rows(course / "out")["ann"]["score"] == "3" and "ann: another file now" in capsys.readouterr().out
+
+
+def test_another_file_is_noticed_after_a_run_that_was_interrupted(course, monkeypatch, capsys):
+    hand_in(course, ann=notebook(HALF), bob=notebook(HALF))
+    assert unsafe(course) == 0
+    edit(course / "out", ann={"q1": "2", "q2": "0"}, bob={"q1": "2"})
+    interrupted(monkeypatch, course, "--regrade", "ann", "bob")
+    hand_in(course, ann=notebook())
+    assert unsafe(course) == 0
+    assert "ann: another file now; the marks by hand for the old one (q1 2, q2 0)" in capsys.readouterr().out
+    found = rows(course / "out")
+    assert [(row["score"], row["q1"], row["q2"]) for row in found.values()] == [("6", "2", "3"), ("6", "2", "3")]
+    earlier = [path.read_text() for path in (course / "out" / "records" / "earlier").glob("ann-*.json")]
+    assert any('"q2": 0' in text for text in earlier)
+
+
+def test_a_mark_entered_while_a_line_was_pending_counts(course, monkeypatch):
+    hand_in(course, ann=notebook(HALF), bob=notebook(HALF))
+    interrupted(monkeypatch, course)
+    edit(course / "out", ann={"score": "5"}, bob={"q1": "1"})
+    assert unsafe(course) == 0
+    assert [row["score"] for row in rows(course / "out").values()] == ["5", "5"]
+
+
+def test_the_marks_by_hand_of_a_failed_submission_lie_among_the_earlier_ones(course):
+    hand_in(course, cyn=notebook(assignment="04"))
+    assert unsafe(course) == 0
+    edit(course / "out", cyn={"score": "4"})
+    assert unsafe(course) == 0
+    hand_in(course, cyn=notebook(assignment="05"))
+    assert unsafe(course) == 0
+    earlier = [path.read_text() for path in (course / "out" / "records" / "earlier").glob("cyn-*.json")]
+    assert any('"q2": 2' in text for text in earlier)
+
+
+def test_a_table_that_is_changed_during_a_run_is_kept_and_said(course, monkeypatch, capsys):
+    hand_in(course, ann=notebook(HALF), bob=notebook(HALF))
+    assert unsafe(course) == 0
+    grade_all = grading.grade_all
+
+    def meanwhile(*arguments):
+        edit(course / "out", bob={"q1": "1.75"})
+        return grade_all(*arguments)
+
+    monkeypatch.setattr(grading, "grade_all", meanwhile)
+    assert unsafe(course, "--regrade", "ann") == 0
+    assert "grades.csv was changed while this run was at work" in capsys.readouterr().err
+    (kept,) = (course / "out" / "records" / "earlier").glob("grades-*.csv")
+    assert "1.75" in kept.read_text() and rows(course / "out")["bob"]["q1"] == "0"
+
+
+def test_a_line_of_no_known_student_is_named(course, capsys):
+    hand_in(course, **{"00123": notebook(HALF)})
+    assert unsafe(course) == 0
+    assert "belong to no known student" not in capsys.readouterr().out
+    table = course / "out" / "grades.csv"
+    table.write_text(table.read_text().replace("00123,00123,graded,4,6,0", "123,123,graded,6,6,2"))
+    assert unsafe(course) == 0
+    assert "1 lines of grades.csv belong to no known student and stay as they are: 123" in capsys.readouterr().out
+    assert rows(course / "out")["00123"]["score"] == "4"
+
+
+def test_points_with_a_fraction_are_added_as_people_do(course, capsys):
+    hand_in(course, ann=notebook())
+    assert unsafe(course) == 0
+    edit(course / "out", ann={"q1": "0.1", "q2": "0.2", "q3": "0"})
+    assert unsafe(course) == 0
+    assert rows(course / "out")["ann"]["score"] == "0.3"
+    edit(course / "out", ann={"score": "0.4"})
+    assert unsafe(course) == 0
+    assert "ann: 0.1 points beside those" in capsys.readouterr().out and rows(course / "out")["ann"]["score"] == "0.4"
+
+
+def test_a_withdrawn_question_goes_from_the_pages_and_is_graded_where_it_comes_back(course, capsys):
+    hand_in(course, ann=notebook(HALF))
+    assert unsafe(course) == 0
+    late = course / "late"
+    late.mkdir()
+    (late / "dan.ipynb").write_text(notebook({"q3": "answer = int(double(21))"}))
+    again = ["grade", str(late), *words(course, "--unsafe-no-sandbox")[1:]]
+    assert main([*again, "--withdraw", "q1"]) == 0
+    found = rows(course / "out")
+    assert [(row["score"], row["max_score"]) for row in found.values()] == [("4", "4"), ("4", "4")]
+    page = (course / "out" / "feedback" / "ann.html").read_text()
+    assert "4 of 4 points" in page and "Question 1" not in page
+    assert unsafe(course, "--withdraw", "none") == 0
+    row = rows(course / "out")["dan"]
+    assert (row["status"], row["score"]) == ("pending", "") and "q1 did not count" in row["reason"]
+    assert "Not graded: q1 did not count" in (course / "out" / "feedback" / "dan.html").read_text()
+    assert main(again) == 0
+    assert rows(course / "out")["dan"]["score"] == "6"
+
+
+def test_a_submission_marked_by_hand_is_counted_as_graded(course, capsys):
+    hand_in(course, cyn=notebook(assignment="04"))
+    assert unsafe(course) == 0
+    assert "0 graded, 1 failed" in capsys.readouterr().out
+    edit(course / "out", cyn={"score": "4"})
+    assert unsafe(course) == 0
+    assert "1 graded, 0 failed" in capsys.readouterr().out
+
+
+def test_a_late_file_of_blackboard_belongs_to_the_same_student(course, capsys):
+    for name in ("ann_lee", "lee"):
+        path = course / "class" / f"Task 3_{name}_attempt_2026-03-01-12-30-00_w.ipynb"
+        path.write_text(notebook(HALF))
+    late = submitting.open_folder(course / "late")
+    (late / "Task 3_ann_lee_attempt_2026-03-02-12-30-00_w.ipynb").write_text(notebook())
+    again = ["grade", str(late), *words(course, "--unsafe-no-sandbox")[1:]]
+    assert main(again) == 2  # alone it may be Lee's
+    assert "'Task 3_ann_lee' may be a title and a student's id in several ways" in capsys.readouterr().err
+    assert unsafe(course) == 0
+    assert main(again) == 0
+    assert {student: row["score"] for student, row in rows(course / "out").items()} == {"ann_lee": "6", "lee": "4"}
+    (late / "Task 4_bob_attempt_2026-03-02-12-30-00_w.ipynb").write_text(notebook())
+    assert main(again) == 2
+    assert "now there is 'Task 4_bob'" in capsys.readouterr().err
+
+
 BOTH = """
 import csv, json, sys
 from pathlib import Path
@@ -335,7 +533,7 @@ grade()
 enter("ann", "q1", manual_score=1.0)
 enter("bob", "q2", extra_credit=0.5)
 grade()
-grade("--seed", "9")
+grade("--regrade", "ann", "bob", "cyn")
 text = (out / "grades.csv").read_text()
 (out / "grades.csv").write_text(text.replace("cyn,cyn,graded,4,6,0,", "cyn,cyn,graded,4,6,2,"))
 grade()

@@ -14,6 +14,7 @@ import submitting
 from submitting import ANSWERS, SECRET, STARTERS, notebook
 
 from llmbook.classroom import build, feedback, grading, runner, sandbox, source, submissions
+from llmbook.classroom.by_hand import ByHand
 from llmbook.classroom.desk import Desk, file_name, standing
 
 pytestmark = pytest.mark.slow
@@ -128,7 +129,7 @@ def judged(assignment, expected, frames, **how):
 
 
 def test_time_lost_on_a_busy_machine_is_said_and_graded_again(assignment, expected):
-    late = {"type": "TooLong", "message": "it took more than 4 s and was stopped", "line": None}
+    late = {"type": "TooLong", "message": "it took more than 4 s and was stopped", "line": None, "late": True}
     frames = [{"question": question.id, "error": late} for question in assignment.questions]
     for waited, busy in ((0.0, False), (40.0, True)):
         marks = judged(assignment, expected, [*frames, {"end": True}], waited=waited)
@@ -162,6 +163,27 @@ def test_a_question_may_use_the_answers_before_it(tmp_path, assignment, expected
     content = notebook({"q2": "def total(x):\n    return float(double(x).sum() / 2)"})
     record = graded(tmp_path, assignment, expected, content)
     assert record.earned == 6
+
+
+def test_a_question_may_use_the_answer_to_one_that_was_withdrawn(tmp_path, assignment):
+    questions = {question.id: question for question in assignment.questions}
+    chained = dataclasses.replace(questions["q2"], solution="def total(x):\n    return float(double(x).sum() / 2)")
+    parts = tuple(chained if part == questions["q2"] else part for part in assignment.parts)
+    asked = (questions["q1"], chained, questions["q3"])
+    fewer = source.withdraw(dataclasses.replace(assignment, parts=parts, questions=asked), ["q1"])
+    values = grading.expect(fewer, ["Ann"], SETTINGS)
+    assert list(values[0].values) == ["q2", "q3"]
+    content = notebook({"q2": chained.solution})
+    record = graded(tmp_path, fewer, values, content)
+    assert [(mark.id, mark.earned) for mark in record.marks] == [("q2", 3), ("q3", 1)] and record.reason == ""
+    record = graded(tmp_path, fewer, values, notebook({"q1": "double = missing"}))  # its error costs nothing
+    assert (record.status, record.earned) == ("graded", 4)
+
+
+def test_a_students_own_exception_is_not_the_time_that_was_over(tmp_path, assignment, expected):
+    code = "class TooLong(Exception): pass\ndef total(x):\n    raise TooLong('give three points')"
+    record = graded(tmp_path, assignment, expected, notebook({"q2": code}))
+    assert not record.marks[1].late and "TooLong in line 4 of the cell: give three points" in record.marks[1].reason
 
 
 def test_a_dead_kernel_is_a_failure_and_no_zero(tmp_path, assignment, expected):
@@ -230,6 +252,22 @@ def test_a_damaged_record_is_no_mark(tmp_path, assignment):
         assert desk.load("Ann") is None
 
 
+def test_what_the_gradebook_had_before_was_not_entered_since(tmp_path, assignment):
+    def collected(**in_book):
+        desk = Desk(tmp_path, assignment)
+        desk.collect({student: ByHand(*given) for student, given in in_book.items()})
+        return desk
+
+    desk = collected(ann=({"q1": 1},), bob=({"q1": 1}, 2), cyn=({"q1": None}, None))
+    desk.by_hand["cyn"] = ByHand({"q1": 2}, 1)
+    desk.settle(["ann", "bob", "cyn"])
+    desk = collected()  # a run without nbgrader, in which Ann's mark is taken back and Bob's changed
+    desk.by_hand |= {"ann": ByHand(), "bob": ByHand({"q1": 2}, 1)}
+    desk.balance([])
+    desk = collected(ann=({"q1": 1},), bob=({"q1": 1}, 2), cyn=({"q1": None}, None))  # only Cyn's were emptied there
+    assert desk.by_hand == {"ann": ByHand(), "bob": ByHand({"q1": 2}, 1), "cyn": ByHand()}
+
+
 def test_each_run_has_a_seed_of_its_own_that_is_closed_to_others(tmp_path, assignment):
     desk = Desk(tmp_path, assignment)
     assert desk.seed(None) != desk.seed(None) and desk.seed(4) == 4 != desk.seed(None)
@@ -280,7 +318,7 @@ with Gradebook(f"sqlite:///{path}") as book:
     book.db.commit()
 gradebook.update(path, assignment, [record("ann", "failed")])
 out.append(state())
-gradebook.update(path, assignment, [record("ann", "pending")], cleared=["ann"])
+gradebook.update(path, assignment, [record("ann", "pending")], by_hand={})
 out.append(state())
 started = time.process_time()
 gradebook.update(path, assignment, [record(f"s{n}") for n in range(50)])

@@ -261,7 +261,16 @@ SECOND = GOOD[GOOD.index("## Question 1") :].replace("Question 1", "Question 2")
 TWO = f"{GOOD}\n+++\n\n{SECOND.replace('double', 'twice')}"
 
 
-@pytest.mark.parametrize("withdrawn", ["  minutes: 60\n  withdrawn: [q1]", "  minutes: 60\n  withdrawn:  ['q1']"])
+@pytest.mark.parametrize(
+    "withdrawn",
+    [
+        "  minutes: 60\n  withdrawn: [q1]",
+        "  minutes: 60\n  withdrawn:  ['q1']",
+        "  withdrawn: [q1]  # its cases are wrong\n  minutes: 60",
+        "  minutes: 60\n  withdrawn:\n  - q1",
+        "  withdrawn:\n    - q1\n  minutes: 60",
+    ],
+)
 def test_a_question_may_be_withdrawn_and_the_version_stays(tmp_path, withdrawn):
     path = tmp_path / "07-doubling.md"
     path.write_text(TWO)
@@ -270,11 +279,12 @@ def test_a_question_may_be_withdrawn_and_the_version_stays(tmp_path, withdrawn):
     fewer = source.read(path)
     assert fewer.version == whole.version and fewer == source.withdraw(whole, ["q1"])
     assert [question.id for question in fewer.questions] == ["q2"] and fewer.withdrawn == ("q1",)
-    assert whole.questions[0] not in fewer.parts and fewer.points == whole.questions[1].points
-    path.write_text(TWO.replace("  minutes: 60", "  {minutes: 60, withdrawn: [q1]}"))
-    inline = source.read(path)
-    path.write_text(TWO.replace("  minutes: 60", "  {minutes: 60}"))
-    assert inline.version == source.read(path).version
+    assert fewer.points == whole.questions[1].points and fewer.executed == whole.questions
+    for inline in ("{minutes: 60, withdrawn: [q1]}", "{withdrawn: [q1], minutes: 60}", "{withdrawn: [q1],minutes: 60}"):
+        path.write_text(TWO.replace("  minutes: 60", f"  {inline}"))
+        fewer = source.read(path)
+        path.write_text(TWO.replace("  minutes: 60", "  {minutes: 60}"))
+        assert fewer.withdrawn == ("q1",) and fewer.version == source.read(path).version
 
 
 @pytest.mark.parametrize(

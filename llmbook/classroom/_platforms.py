@@ -57,11 +57,10 @@ def is_platforms(name: str) -> bool:
     return any(pattern.fullmatch(name) for pattern in _PATTERNS.values())
 
 
-def owners(names: Sequence[str], platform: str) -> dict[str, Owner]:
-    """Return whose each file or folder is, if ``platform`` has named all of them."""
+def owners(names: Sequence[str], platform: str, task: str = "") -> dict[str, Owner]:
+    """Return whose each file or folder is, if ``platform`` has named all of them; see :func:`blackboard_task`."""
     if platform == "plain":
         return {name: _plain(name) for name in names}
-    task = _task(names) if platform == "blackboard" else ""
     found = {}
     for name in names:
         match = _PATTERNS[platform].fullmatch(name)
@@ -88,12 +87,28 @@ def _plain(name: str) -> Owner:
     return Owner(name[:LONGEST_NAME], name[:LONGEST_NAME], known=known)
 
 
-def _task(names: Sequence[str]) -> str:
-    """Return what stands before the student's id in all of Blackboard's names: the assignment's title and ``_``."""
-    matches = [match for name in names if (match := _PATTERNS["blackboard"].fullmatch(name))]
-    parts = sorted({tuple(match["left"].split("_")) for match in matches}, key=len)
-    if not parts:
-        return ""
+def blackboard_task(names: Sequence[str], known: str | None = None) -> str:
+    """Return what stands before the student's id in all of Blackboard's names: the assignment's title and ``_``.
+
+    A title and an id may both have a ``_``: only the names of several students tell them apart, so that a class keeps
+    what was ``known`` of it before. Raises ``ValueError`` where the names tell nothing, or something else.
+    """
+    left = sorted({match["left"] for name in names if (match := _PATTERNS["blackboard"].fullmatch(name))})
+    if not left:
+        return known or ""
+    if known is not None:
+        if other := [name for name in left if not name.startswith(known) or name == known]:
+            raise ValueError(
+                f"the names of this class began with {known!r} in an earlier run, and now there is {other[0]!r}, so "
+                "that the students' ids would change: choose another --out"
+            )
+        return known
+    if len(left) < 2 and left[0].count("_") > 1:
+        raise ValueError(
+            f"{left[0]!r} may be a title and a student's id in several ways, and no other student's name tells: give "
+            "the whole class first, or call the file after the student and say --platform plain"
+        )
+    parts = sorted((tuple(name.split("_")) for name in left), key=len)
     shared = 0
     while shared < len(parts[0]) - 1 and len({part[shared] for part in parts}) == 1:
         shared += 1

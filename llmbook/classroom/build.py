@@ -78,6 +78,8 @@ def _notebook(assignment: Assignment, answers: Mapping[str, str], hidden: bool, 
         if isinstance(part, str):
             cells.append(new_markdown_cell(part, metadata=_metadata(assignment, "text"), id=f"text-{number}"))
             continue
+        if part.id in assignment.withdrawn:
+            continue
         if first_question:
             metadata = _metadata(assignment, "text")
             cells += [new_markdown_cell(instructions_of(assignment), metadata=metadata, id="instructions"), setup]
@@ -145,7 +147,7 @@ def _test_body(assignment: Assignment, question: Question) -> str:
 
     The reference solutions run in a namespace of their own, on the same inputs.
     """
-    before = [other.solution for other in assignment.questions[: assignment.questions.index(question) + 1]]
+    before = [other.solution for other in assignment.executed[: assignment.executed.index(question) + 1]]
     reference = "\n\n\n".join([*before, question.cases])
     equality = inspect.getsource(comparison.same)
     setup, code = _literal(assignment.preamble), _literal(reference)

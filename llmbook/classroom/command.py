@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--names", type=Path, metavar="CSV", help=listed)
     who = "who named the files (default: whoever named most of them): %(choices)s"
     parser.add_argument("--platform", choices=submissions.PLATFORMS, help=who)
-    out = "questions that do not count, as q4,q6; kept for later runs, which `none` ends"
+    out = "questions that do not count, as q4,q6; kept for later runs; another list replaces this one, `none` ends it"
     parser.add_argument("--withdraw", metavar="QUESTIONS", help=out)
     anew = "grade these students again (ids, as in grades.csv), whatever is known of them"
     parser.add_argument("--regrade", nargs="+", default=[], metavar="ID", help=anew)
@@ -100,14 +100,19 @@ def _run(arguments: argparse.Namespace, assignment: source.Assignment, desk: Des
     records, pending, changed = standing(desk, found, settings, arguments.regrade)
     if records:
         print(f"{len(records)} of {len(found)} submissions were graded before")
+    if strangers := desk.strangers([submission.student for submission in found]):
+        listed = feedback.plain(", ".join(strangers[:10])) + (", ..." if len(strangers) > 10 else "")
+        print(
+            f"{len(strangers)} lines of grades.csv belong to no known student and stay as they are: {listed} (a "
+            "spreadsheet may have changed an id, as 00123 into 123)"
+        )
     if elsewhere := sorted(set(before) - {submission.student for submission in found}):
         print(f"{len(elsewhere)} students are not in {arguments.submissions}: their lines stay as they are")
     waiting = [grading.StudentRecord(s.student, s.name, s.label, "pending", "not graded yet") for s in pending]
     # earlier marks go before anything can stop this run
-    for submission in pending:
-        desk.forget(submission.student)
-    for submission in changed:
-        if taken := desk.clear(submission.student):
+    another = {submission.student for submission in changed}
+    for record in waiting:
+        if taken := desk.forget(record, record.student in another):
             print(f"  {feedback.plain(taken)}")
     everything = {student: before[student] for student in elsewhere} | {record.student: record for record in waiting}
     _publish(desk, everything | records)
@@ -131,13 +136,13 @@ def _run(arguments: argparse.Namespace, assignment: source.Assignment, desk: Des
     finally:
         everything |= records
         _publish(desk, everything)
-        for student in everything.keys() & desk.by_hand.keys():
-            if everything[student].status != "pending":
-                _give_feedback(desk, everything[student])
+        for record in everything.values():
+            if desk.adjusted(record).status != "pending" or desk.feedback(record.student).exists():
+                _give_feedback(desk, record)
         if known:
             gradebook.update(book, assignment, list(everything.values()), by_hand=desk.by_hand)
-            desk.settle()
-    _report(desk, list(records.values()))
+            desk.settle(everything)
+    _report(desk, [desk.adjusted(record) for record in records.values()])
     if not known:
         print(gradebook.MISSING, file=sys.stderr)
     return 0
@@ -157,7 +162,8 @@ def _found(
 ) -> Sequence[submissions.Submission]:
     """Return the submissions, named by the platform that the class was named by before."""
     noted = desk.about().get("platform")
-    found = submissions.find_submissions(arguments.submissions, arguments.platform)
+    task = desk.about().get("task")  # of a class that Blackboard named
+    found = submissions.find_submissions(arguments.submissions, arguments.platform, task)
     platform = found[0].platform
     if arguments.platform is None and noted not in (None, platform):
         raise ValueError(
@@ -172,7 +178,7 @@ def _found(
     missing = sorted(set(arguments.regrade) - {submission.student for submission in found})
     if missing:
         raise ValueError(f"--regrade {' '.join(missing)}: no such student in {arguments.submissions}")
-    desk.note(platform=platform)
+    desk.note(platform=platform, **({"task": found[0].task} if platform == "blackboard" else {}))
     return submissions.own_data(found, assignment)
 
 
@@ -181,6 +187,9 @@ def _give_feedback(desk: Desk, record: grading.StudentRecord) -> None:
 
 
 def _publish(desk: Desk, records: Mapping[str, grading.StudentRecord]) -> None:
+    if words := desk.rescue():
+        print(words, file=sys.stderr)
+    desk.balance(records.values())
     desk.write_grades([desk.adjusted(records[student]) for student in sorted(records)])
 
 

@@ -28,10 +28,10 @@ from llmbook.classroom.by_hand import (
 from llmbook.classroom.grading import GradingSettings, Mark, StudentRecord, is_final, record_key
 from llmbook.classroom.source import Assignment
 from llmbook.classroom.submissions import Submission, SubmissionError
-from llmbook.files import file_sha256, write_whole
+from llmbook.files import write_whole
 
 HAND = ".by-hand.json"
-WRITTEN = ".grades.csv"
+WRITTEN, NEXT = ".grades.csv", ".grades-next.csv"  # copies of ``grades.csv``: as it was written, and as it will be
 
 
 def file_name(student: str) -> str:
@@ -50,7 +50,9 @@ class Desk:
         self.records = self.folder / "records"
         self.contents: dict[str, str] = {}  # the hash of each student's notebook
         self.by_hand: dict[str, ByHand] = {}
+        self.in_book: dict[str, ByHand] = {}
         self.sheet = Sheet()
+        self.seen: bytes | None = None  # ``grades.csv`` as this run read or wrote it
 
     def about(self) -> dict[str, Any]:
         """Return what earlier runs noted: seed, platform of the class, withdrawn questions; empty before the first."""
@@ -99,49 +101,86 @@ class Desk:
         data = dataclasses.asdict(record) | {"content": self.contents.get(record.student, "")}
         write_whole(self._path(record.student), json.dumps(data, indent=1) + "\n", mode=0o600)
 
-    def forget(self, student: str) -> None:
-        """Put a mark among the earlier ones and remove the feedback page: the submission is graded anew."""
-        path = self._path(student)
-        record = self.load(student)
-        if record is not None and record.status == "graded":
-            given = dataclasses.asdict(self.by_hand.get(student, ByHand()))
-            kept = json.dumps(dataclasses.asdict(record) | {"by_hand": given}, indent=1) + "\n"
+    def forget(self, waiting: StudentRecord, another_file: bool) -> str | None:
+        """Put a mark among the earlier ones, and the record ``waiting`` in its place, which knows the notebook.
+
+        With ``another_file`` the marks by hand, which were for the old one, are taken back; they are returned in words.
+        """
+        student = waiting.student
+        record, given = self.load(student), self.by_hand.get(student, ByHand())
+        if record is not None and (record.status == "graded" or given != ByHand()):
+            data = dataclasses.asdict(record) | {"by_hand": dataclasses.asdict(given)}
+            kept = json.dumps(data, indent=1) + "\n"
             hashed = hashlib.sha256(kept.encode()).hexdigest()[:8]
-            write_whole(self.records / "earlier" / f"{path.stem}-{hashed}.json", kept, mode=0o600)
-        path.unlink(missing_ok=True)
+            write_whole(self.records / "earlier" / f"{self._path(student).stem}-{hashed}.json", kept, mode=0o600)
+        taken = self._clear(student) if another_file else None
+        self.store(waiting)
         self.feedback(student).unlink(missing_ok=True)
+        return taken
 
     def collect(self, book: Mapping[str, ByHand]) -> list[str]:
         """Take in the marks that were entered by hand since the last run; return what they are, in words.
 
         ``book`` is what stands in the gradebook. Raises ``ValueError`` for an entry in ``grades.csv`` that is no mark.
         """
-        path, written = self.folder / "grades.csv", self.records / WRITTEN
+        path = self.folder / "grades.csv"
+        self.seen = path.read_bytes() if path.exists() else b""
         self.sheet = Sheet.read(path)
-        if path.exists() and not (written.exists() and written.read_bytes() == path.read_bytes()):
-            hashed = file_sha256(path)[:8]  # whatever was changed there, none of it is lost
-            write_whole(self.records / "earlier" / f"grades-{hashed}.csv", path.read_bytes(), mode=0o600)
-        known, in_gradebook = load_by_hand(self.records / HAND)
+        copies = [copy for name in (WRITTEN, NEXT) if (copy := self.records / name).exists()]
+        as_written = self.seen in [copy.read_bytes() for copy in copies]
+        if path.exists() and not as_written:
+            self._keep_table(self.seen)
+        known, self.in_book = load_by_hand(self.records / HAND)
         students = {safe_cell(student): student for student in {*self.load_all(), *known, *book}}
-        changed = edits(self.sheet, Sheet.read(written), self.assignment)
+        changed = {} if as_written else edits(self.sheet, [Sheet.read(copy) for copy in copies], self.assignment)
         sheet = {students[cell]: given for cell, given in changed.items() if cell in students}
-        self.by_hand, words = merge(known, sheet, book, in_gradebook)
-        save_by_hand(self.records / HAND, self.by_hand, in_gradebook=False)
-        return words
+        self.by_hand, words = merge(known, sheet, book, self.in_book)
+        save_by_hand(self.records / HAND, self.by_hand, self.in_book)
+        lost = [cell for cell in changed if cell not in students]
+        return [*words, *(f"{cell}: no submission is known, and what was entered does not count" for cell in lost)]
 
-    def clear(self, student: str) -> str | None:
+    def strangers(self, students: Collection[str]) -> list[str]:
+        """Return the lines of ``grades.csv`` that belong to none of these students, nor to any with a record."""
+        known = {safe_cell(student) for student in {*students, *self.load_all()}}
+        return [student for student in self.sheet.rows if student not in known]
+
+    def rescue(self) -> str | None:
+        """Keep a copy of a ``grades.csv`` that was changed since this run read or wrote it; return so, in words."""
+        path = self.folder / "grades.csv"
+        if self.seen is None or not path.exists() or (now := path.read_bytes()) == self.seen:
+            return None
+        return (
+            f"grades.csv was changed while this run was at work, which writes it anew: the changed one lies in "
+            f"{self._keep_table(now)}; enter those marks once more"
+        )
+
+    def _keep_table(self, table: bytes) -> Path:
+        """Put a ``grades.csv`` among the earlier ones, so that nothing that was changed there is lost."""
+        hashed = hashlib.sha256(table).hexdigest()[:8]
+        return write_whole(self.records / "earlier" / f"grades-{hashed}.csv", table, mode=0o600)
+
+    def _clear(self, student: str) -> str | None:
         """Take back the marks by hand for a file that was handed in before; return what they were, in words."""
         given = self.by_hand.pop(student, ByHand())
-        save_by_hand(self.records / HAND, self.by_hand, in_gradebook=False)
+        save_by_hand(self.records / HAND, self.by_hand, self.in_book)
         words = given_words(given, self.assignment.questions)
         kept = self.records / "earlier"
         return (
             f"{student}: another file now; the marks by hand for the old one ({words}) lie in {kept}" if words else None
         )
 
-    def settle(self) -> None:
-        """Note that the gradebook has the marks by hand too."""
-        save_by_hand(self.records / HAND, self.by_hand, in_gradebook=True)
+    def balance(self, records: Collection[StudentRecord]) -> None:
+        """Set what is beside the questions where a score was entered as a whole, which a new mark does not change."""
+        for record in records:
+            given = self.by_hand.get(record.student, ByHand())
+            if given.total is not None:
+                self.by_hand[record.student] = dataclasses.replace(given, extra=self.adjusted(record).extra or None)
+        save_by_hand(self.records / HAND, self.by_hand, self.in_book)
+
+    def settle(self, students: Collection[str]) -> None:
+        """Note that the gradebook has the marks by hand of these students."""
+        self.in_book |= {student: self.by_hand.get(student, ByHand()) for student in students}
+        save_by_hand(self.records / HAND, self.by_hand, self.in_book)
 
     def adjusted(self, record: StudentRecord) -> StudentRecord:
         """Return a record with the marks that were given by hand."""
@@ -177,8 +216,10 @@ class Desk:
         table.writeheader()
         table.writerows(lines)
         path = self.folder / "grades.csv"
+        write_whole(self.records / NEXT, text.getvalue(), mode=0o600)  # first, so that it is known to be the program's
         write_whole(path, text.getvalue())
-        write_whole(self.records / WRITTEN, text.getvalue(), mode=0o600)
+        (self.records / NEXT).replace(self.records / WRITTEN)
+        self.seen = text.getvalue().encode()
         return path
 
 
@@ -202,13 +243,13 @@ def standing(
             now = hashlib.sha256(content).hexdigest()
         except SubmissionError:
             key = now = ""
-        desk.contents[submission.student] = now
+        desk.contents[submission.student] = now or before  # a file that cannot be read is not another file
         complete = record is not None and questions <= {mark.id for mark in record.marks}
         final = record is not None and is_final(record, settings) and bool(key) and record.key == key and complete
         if record is not None and final and submission.student not in again:
             settled[submission.student] = dataclasses.replace(record, label=submission.label)
             continue
         pending.append(submission)
-        if record is not None and (before != now if before else record.key != key):
+        if record is not None and now and (before != now if before else record.key != key):
             changed.append(submission)
     return settled, pending, changed

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from llmbook.classroom.by_hand import ByHand, tidy
-from llmbook.classroom.grading import StudentRecord
+from llmbook.classroom.by_hand import ByHand
+from llmbook.classroom.grading import StudentRecord, tidy
 from llmbook.classroom.source import Assignment
 
 MISSING = (
@@ -52,13 +52,12 @@ def update(
     path: Path,
     assignment: Assignment,
     records: Sequence[StudentRecord],
-    cleared: Sequence[str] = (),
     by_hand: Mapping[str, ByHand] | None = None,
 ) -> None:
     """Write automatic scores; a student without a mark has none, and "needs manual grade" instead.
 
-    Manual scores that an instructor entered stay, except those of the ``cleared`` students, whose submission is another
-    one now; with ``by_hand`` they become what stands there. Questions that the assignment no longer has are taken out.
+    Manual scores that an instructor entered stay; with ``by_hand`` they become what stands there. Questions that the
+    assignment no longer has are taken out.
     """
     if not path.exists():
         _create(path)
@@ -80,8 +79,6 @@ def update(
                 identity = cells[name].id
                 mark = marks.get(identity)
                 grade.auto_score = mark.earned if mark else None
-                if record.student in cleared:
-                    grade.manual_score = grade.extra_credit = None
                 if by_hand is not None:
                     grade.manual_score = by_hand.get(record.student, ByHand()).marks.get(identity)
                 grade.needs_manual_grade = mark is None and grade.manual_score is None
@@ -95,9 +92,9 @@ def update(
 
 def _set_extra(grades: list[Any], points: float) -> None:
     """Make the extra credit of all cells together these points; the first cell takes the difference."""
-    difference = points - sum(grade.extra_credit or 0.0 for grade in grades)
+    difference = tidy(points - sum(grade.extra_credit or 0.0 for grade in grades))
     if difference:
-        grades[0].extra_credit = (grades[0].extra_credit or 0.0) + difference
+        grades[0].extra_credit = tidy((grades[0].extra_credit or 0.0) + difference)
 
 
 def _remove_others(book: Any, notebook: Any, kept: set[str]) -> None:

@@ -30,6 +30,14 @@ FORGED = 16  # frames that a notebook may write into the channel before it is ca
 BUSY = "the machine was busy with other work, so it is graded again in the next run"
 
 
+def tidy(points: float | None) -> float | None:
+    """Return points without what binary fractions add, and without a needless fraction: 0.1 + 0.2 is 0.3, 2.0 is 2."""
+    if points is None:
+        return None
+    points = round(points, 6)
+    return int(points) if points == int(points) else points
+
+
 @dataclass(frozen=True)
 class Mark:
     """The outcome of one question: why points are missing, and what the student's cell printed.
@@ -71,7 +79,7 @@ class StudentRecord:
     @property
     def earned(self) -> float | None:
         """The points, or None where there is no mark; ``extra`` are points beside those of the questions."""
-        return sum(mark.earned for mark in self.marks) + self.extra if self.status == "graded" else None
+        return tidy(sum(mark.earned for mark in self.marks) + self.extra) if self.status == "graded" else None
 
 
 @dataclass(frozen=True)
@@ -104,8 +112,12 @@ def _plan(notebooks: list[dict[str, Any]], limits: sandbox.Limits, **more: int) 
     return runner.frame(head)
 
 
-def _question(question: Question, code: str) -> dict[str, Any]:
-    return {"id": question.id, "name": question.name, "kind": question.kind, "code": code}
+def _questions(assignment: Assignment, codes: dict[str, str]) -> list[dict[str, Any]]:
+    """Return the cells of a plan. Those of withdrawn questions run as well, since later answers may use them."""
+    return [
+        {"id": q.id, "name": q.name, "kind": q.kind, "code": codes[q.id], "counts": q in assignment.questions}
+        for q in assignment.executed
+    ]
 
 
 def number(assignment: Assignment, student: str) -> int:
@@ -127,7 +139,9 @@ def expect(assignment: Assignment, students: Sequence[str], settings: GradingSet
 
 
 def _references(assignment: Assignment, students: list[str], settings: GradingSettings) -> list[Expected]:
-    questions = [_question(q, q.solution) | {"cases_code": q.cases} for q in assignment.questions]
+    cells = _questions(assignment, {question.id: question.solution for question in assignment.executed})
+    cases = {question.id: question.cases for question in assignment.executed}
+    questions = [cell | {"cases_code": cases[cell["id"]]} for cell in cells]
     notebooks = [{"setup": assignment.preamble_for(student), "questions": questions} for student in students]
     limits = dataclasses.replace(settings.limits, seconds=settings.limits.seconds * len(students))
     room = limits.results * sandbox.MIB
@@ -171,12 +185,11 @@ def grade(
         codes = read_answers(content, assignment, submission.data_name, any_version=settings.any_version)
         notes = "; ".join(answer_notes(content, assignment)[:8])
         mine = expected[number(assignment, submission.data_name)]
-        questions = [_question(question, codes[question.id]) for question in assignment.questions]
-        notebook = {"setup": assignment.preamble_for(submission.data_name), "questions": questions}
+        notebook = {"setup": assignment.preamble_for(submission.data_name), "questions": _questions(assignment, codes)}
         cases = [_cases(mine.arguments[question.id]) for question in assignment.questions]
         limits = settings.limits
         # so that no answer, however large, takes the others' room
-        room = (limits.results - 1) * sandbox.MIB // len(questions) - runner.HEAD
+        room = (limits.results - 1) * sandbox.MIB // len(cases) - runner.HEAD
         plan = _plan([notebook], limits, answer_bytes=max(room, sandbox.MIB))
         outcome = sandbox.run(plan, limits, cases=cases, unsafe=settings.unsafe, cancel=cancel)
         if outcome.stopped == "cancelled":
@@ -210,7 +223,7 @@ def _judge(
     outcome: sandbox.Outcome, assignment: Assignment, codes: dict[str, str], expected: Expected, limits: sandbox.Limits
 ) -> tuple[Mark, ...]:
     """Return the marks, from frames that the student's code may have forged."""
-    questions = {question.id: question for question in assignment.questions}
+    questions = {question.id: question for question in assignment.questions}  # the others' cells only run
     marks: dict[str, Mark] = {}
     running, started, ended, forged = "", False, False, False
     try:
@@ -225,7 +238,7 @@ def _judge(
                 ended = True
             else:
                 identity = head["question"]
-                if identity in marks or identity not in codes:
+                if identity in marks or identity not in questions:
                     raise ValueError("an answer too many")
                 # at once, so that no more than one answer's text is in memory
                 mark = _mark(questions[identity], codes[identity], head, blob, expected.values[identity])
@@ -238,7 +251,7 @@ def _judge(
         forged = True
     # answers out of order are the better reason than an early end
     _check_end(outcome, ended or forged, running if running in codes else "", limits)
-    if forged or set(marks) != set(codes):
+    if forged or set(marks) != set(questions):
         raise SubmissionError("the answers did not arrive in order: the notebook interfered with its grading")
     return tuple(marks[question.id] for question in assignment.questions)
 
@@ -274,7 +287,7 @@ def _said(error: Any) -> str:
     where = f" in line {line} of the cell" if isinstance(line, int) and 0 < line < 100_000 else ""
     kind, message = one_line(str(error.get("type")))[:80], str(error.get("message"))[: runner.MESSAGE]
     message = one_line(message) if message.strip() else ""
-    if kind == "TooLong":
+    if _is_late(error):
         return message
     hint = "; only answer cells are graded, and what they need must stand in one" if kind == "NameError" else ""
     return f"{kind}{where}: {message}{hint}" if message else f"{kind}{where}"
@@ -315,7 +328,7 @@ def _mark(question: Question, code: str, head: dict[str, Any], blob: bytes, expe
 
 def _is_late(error: Any) -> bool:
     """Whether an error says that the time for the question was over."""
-    return isinstance(error, dict) and error.get("type") == "TooLong"
+    return isinstance(error, dict) and error.get("late") is True
 
 
 def _difference(given: Any, expected: Any, tolerance: float) -> str | None:

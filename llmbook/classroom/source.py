@@ -57,7 +57,8 @@ class Question:
 class Assignment:
     """A whole assignment; ``parts`` are Markdown texts and questions in the order of the page.
 
-    ``withdrawn`` are the questions that were handed out and count no longer; ``questions`` are the others.
+    ``withdrawn`` are the questions that were handed out and count no longer; ``questions`` are the others, and
+    ``parts`` has both.
     """
 
     id: str
@@ -74,6 +75,14 @@ class Assignment:
     def points(self) -> int:
         """The sum of the questions' points."""
         return sum(question.points for question in self.questions)
+
+    @property
+    def executed(self) -> tuple[Question, ...]:
+        """The questions whose cells run, in the order of the page: a later answer may use that of a withdrawn one."""
+        counting = {question.id: question for question in self.questions}
+        asked = [part for part in self.parts if isinstance(part, Question)]
+        kept = (*counting, *self.withdrawn)
+        return tuple(counting.get(question.id, question) for question in asked if question.id in kept)
 
     @property
     def has_variants(self) -> bool:
@@ -154,6 +163,8 @@ def read(path: Path) -> Assignment:
 def withdraw(assignment: Assignment, identities: Sequence[str]) -> Assignment:
     """Return an assignment without some of its questions; notebooks that still have them are graded without them.
 
+    The cells of those questions still run, unmarked, since later answers may use what they define.
+
     Raises ``ValueError`` if there is no such question, or none would be left.
     """
     known = [*(question.id for question in assignment.questions), *assignment.withdrawn]
@@ -165,15 +176,41 @@ def withdraw(assignment: Assignment, identities: Sequence[str]) -> Assignment:
     left = tuple(question for question in assignment.questions if question.id not in out)
     if not left:
         raise ValueError(f"all questions of {assignment.name} would be withdrawn: leave at least one")
-    parts = tuple(part for part in assignment.parts if isinstance(part, str) or part.id not in out)
-    return replace(assignment, parts=parts, questions=left, withdrawn=tuple(sorted(out)))
+    return replace(assignment, questions=left, withdrawn=tuple(sorted(out)))
 
 
 def _version(text: str) -> str:
     """Return the version of a source. That a question was withdrawn does not change it: the notebooks stay the same."""
     header, mark, body = text.partition("\n---")
-    header = re.sub(r",?\s*withdrawn:\s*\[[^\]\n]*\]", "", header)
-    return hashlib.sha256((header + mark + body).encode()).hexdigest()[:12]
+    return hashlib.sha256((_without_withdrawn(header) + mark + body).encode()).hexdigest()[:12]
+
+
+def _without_withdrawn(header: str) -> str:
+    """Return a header's text as it stood before ``withdrawn`` was written into it, however that was done."""
+    import yaml
+
+    try:
+        node: Any = yaml.compose(header, yaml.SafeLoader)
+    except yaml.YAMLError:
+        return header
+    pairs: list[Any] = node.value if isinstance(node, yaml.MappingNode) else []
+    for node in [value for key, value in pairs if key.value == "llmbook" and isinstance(value, yaml.MappingNode)]:
+        keys = [key.value for key, _ in node.value]
+        if "withdrawn" not in keys:
+            continue
+        place = keys.index("withdrawn")
+        key, value = node.value[place]
+        start, end = key.start_mark.index, value.end_mark.index
+        if not node.flow_style:  # the lines of the key, and what is written behind them
+            start = header.rindex("\n", 0, start)
+            end = header.find("\n", len(header[:end].rstrip()))
+            return header[:start] + (header[end:] if end >= 0 else "")
+        if place > 0:
+            start = node.value[place - 1][1].end_mark.index
+        elif len(keys) > 1:
+            end = node.value[1][0].start_mark.index
+        return header[:start] + header[end:]
+    return header
 
 
 class _Reader:

@@ -24,6 +24,7 @@ from llmbook.classroom._platforms import (
     NOTEBOOK,
     PLATFORMS,
     Owner,
+    blackboard_task,
     choose_platform,
     is_platforms,
     owners,
@@ -57,6 +58,7 @@ class Submission:
     """One student's file. ``member`` is its name inside the archive ``path``; ``problem`` says why there is none.
 
     ``drawn_for`` is the name from which a student's data were drawn, where it is not ``name`` (see :func:`own_data`).
+    ``task`` is what Blackboard writes before the student's id in this class.
     """
 
     student: str
@@ -67,6 +69,7 @@ class Submission:
     problem: str | None = None
     platform: str = "plain"
     drawn_for: str | None = None
+    task: str = ""
 
     @property
     def data_name(self) -> str:
@@ -106,7 +109,7 @@ class _File:
         return not self.folder and bool(NOTEBOOK.search(self.parts[-1]) or self.parts[-1].lower().endswith(".zip"))
 
 
-def find_submissions(place: Path, platform: str | None = None) -> list[Submission]:
+def find_submissions(place: Path, platform: str | None = None, task: str | None = None) -> list[Submission]:
     """Return the submissions in a folder or in one zip archive, sorted by student.
 
     Known are the names of Moodle (``Jane Doe_123_assignsubmission_file_/work.ipynb``), of Canvas
@@ -118,9 +121,12 @@ def find_submissions(place: Path, platform: str | None = None) -> list[Submissio
         place: the folder or archive.
         platform: who named the files, one of ``"moodle"``, ``"canvas"``, ``"blackboard"``, ``"gradescope"``,
             ``"plain"``; without it, whoever named most of them.
+        task: what Blackboard wrote before the ids when this class was first read, ``Task_``; without it, what the names
+            of several students have in common.
 
     Raises:
-        ValueError: there is nothing to grade, or the names are of several platforms.
+        ValueError: there is nothing to grade, the names are of several platforms, or from Blackboard's names one cannot
+            tell where the student's id begins.
     """
     place = Path(place)
     if platform is not None and platform not in PLATFORMS:
@@ -131,7 +137,7 @@ def find_submissions(place: Path, platform: str | None = None) -> list[Submissio
         files = _of_class(_in_archive(place))
     else:
         raise ValueError(f"{place} is neither a folder with submissions nor a zip archive of them")
-    found = _submissions(files, platform, place)
+    found = _submissions(files, platform, place, task)
     if not found:
         raise ValueError(f"{place} holds no submissions: notebooks (.ipynb), or one folder or zip for each student")
     by_student: dict[str, list[Submission]] = {}
@@ -150,7 +156,7 @@ def _one(several: list[Submission]) -> Submission:
     return replace(several[0], problem=f"{len(several)} submissions of one student: {labels}")
 
 
-def _submissions(files: list[_File], platform: str | None, place: Path) -> list[Submission]:
+def _submissions(files: list[_File], platform: str | None, place: Path, task: str | None) -> list[Submission]:
     """Return what each first folder, or file at the top, holds; whose it is, the names of all of them decide."""
     groups: dict[str, list[_File]] = {}
     for file in files:
@@ -165,7 +171,8 @@ def _submissions(files: list[_File], platform: str | None, place: Path) -> list[
             "or grade them one folder after the other"
         )
     found = []
-    who = owners(list(groups), platform)
+    task = blackboard_task(list(groups), task) if platform == "blackboard" else ""
+    who = owners(list(groups), platform, task)
     latest: dict[str, str] = {}
     for owner in who.values():
         latest[owner.id] = max(owner.when, latest.get(owner.id, ""))
@@ -179,9 +186,9 @@ def _submissions(files: list[_File], platform: str | None, place: Path) -> list[
                 if platform == "plain"
                 else f"its name is not one that {platform.capitalize()} gives, which names this class's files"
             )
-        for owner in students.get(name, [who[name]]):
+        for owner in students.get(name) or [who[name]]:
             shown = (one_line(owner.id), one_line(owner.name), one_line(name))
-            found.append(Submission(*shown, path, member, problem, platform))
+            found.append(Submission(*shown, path, member, problem, platform, task=task))
     return found
 
 
@@ -444,14 +451,15 @@ def answers(content: bytes, assignment: Assignment, student: str, *, any_version
 
     A cell is known by its metadata, or by its marker line where a platform has dropped them. The parts of a cell that
     was split are joined, and of copies the last with an answer counts, as it does when the notebook is run from top to
-    bottom. ``student`` is the name that the learning platform gives, for assignments with variants.
+    bottom. The answers to withdrawn questions are among them. ``student`` is the name that the learning platform gives,
+    for assignments with variants.
     """
     cells = _cells(content)
     _check_origin([_ours(cell) for cell in cells], assignment, any_version)
     if assignment.has_variants and (problem := _name_problem(_names_in(cells), student)):
         raise SubmissionError(problem)
     found, notes = _sorted_out(cells, assignment)
-    if not any(found.values()):
+    if not any(found[question.id] for question in assignment.questions):
         raise SubmissionError("; ".join(["there is no answer cell of this assignment", *notes][:8]))
     return found
 
@@ -463,7 +471,7 @@ def answer_notes(content: bytes, assignment: Assignment) -> list[str]:
 
 def _sorted_out(cells: list[dict[str, Any]], assignment: Assignment) -> tuple[dict[str, str], list[str]]:
     """Return each question's answer, and what is odd about the cells."""
-    questions = {question.id: question for question in assignment.questions}
+    questions = {question.id: question for question in assignment.executed}
     copies: dict[str, list[list[str]]] = {identity: [] for identity in questions}
     notes: list[str] = []
     unknown: set[str] = set()
@@ -480,14 +488,15 @@ def _sorted_out(cells: list[dict[str, Any]], assignment: Assignment) -> tuple[di
             above = identity
         if not pieces and cell.get("cell_type") == "code" and _source(cell).strip():
             above = ""
-    withdrawn = sorted(unknown & set(assignment.withdrawn))
-    for identity in sorted(unknown - set(withdrawn)):
+    for identity in sorted(unknown):
         notes.append(f"question {_short(identity)} is not in this assignment: was a cell renamed?")
     found = {}
     for identity, question in questions.items():
         joined = ["\n".join(parts) for parts in copies[identity]]
         begun = {_bare(text): text for text in reversed(joined) if not untouched(text, question)}
         found[identity] = [*begun.values(), *joined, ""][0]
+        if identity in assignment.withdrawn:
+            continue
         if not joined:
             notes.append(f"question {identity} is missing: its answer cell was deleted or renamed")
         elif len(begun) > 1:
@@ -542,8 +551,7 @@ def _name_problem(written: set[str], student: str) -> str | None:
     """Say what is wrong with the name in the set-up cell, from which the student's data are drawn."""
     if len(written) != 1 or "" in written:
         return "the set-up cell has no name: STUDENT must be filled in once"
-    allowed = [student, *_without_group(student)]
-    if BLIND in allowed or variant(*written) in map(variant, allowed):
+    if variant(*written) == variant(student):
         return None
     return (
         f"the set-up cell names {_short(*written)}, but the submission is {_short(student)}'s "
