@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_disk import small_disk
 
 from llmbook.corpora import (
     CorpusError,
@@ -155,19 +156,13 @@ def test_a_cache_folder_that_cannot_be_made_is_one_clear_error(folder, tmp_path,
 
 
 def test_a_full_disk_is_one_clear_error_and_nothing_stays(folder, tmp_path, monkeypatch):
-    full = tmp_path / "full"
-    full.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", full], capture_output=True).returncode:
-        pytest.skip("no right to mount a small file system")
-    try:
+    with small_disk(tmp_path / "full") as full:
         monkeypatch.setenv("LLMBOOK_CACHE", str(full))
         with pytest.raises(
             CorpusError, match=rf"^[^\n]*{full}[^\n]*No space left on device[^\n]*free some space[^\n]*$"
         ):
             _pydocs._pydocs({"numpy": folder})
         assert [path.name for path in full.iterdir()] == ["build.lock"]
-    finally:
-        subprocess.run(["umount", full], check=True)
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
+from small_disk import small_disk
 
 from llmbook import corpora
 from llmbook.corpora import CorpusError, _catalogs, _code, _pydocs, describe, installed, own, sources
@@ -338,11 +339,7 @@ def test_a_member_that_points_elsewhere_is_not_written(site, server, tmp_path):
 
 def test_a_cache_without_room_for_a_copy_is_one_clear_error(site, tmp_path, monkeypatch):
     install(site, "2.0")
-    full = tmp_path / "full"
-    full.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", full], capture_output=True).returncode:
-        pytest.skip("no right to mount a small file system")
-    try:
+    with small_disk(tmp_path / "full") as full:
         monkeypatch.setenv("LLMBOOK_CACHE", str(full))
         (full / "filler").write_bytes(bytes(8192))
         with pytest.raises(
@@ -350,8 +347,6 @@ def test_a_cache_without_room_for_a_copy_is_one_clear_error(site, tmp_path, monk
         ):
             corpora.pydocs()
         assert [path.name for path in (full / "sources").iterdir()] == ["fetch.lock"]
-    finally:
-        subprocess.run(["umount", full], check=True)
 
 
 # Fetches one archive into the cache.

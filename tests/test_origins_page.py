@@ -1,16 +1,14 @@
 """The page of models and data: nothing that the book uses is missing from it, and each has its licence."""
 
 import importlib
-import io
 import json
 import re
 from html import unescape
 from pathlib import Path
 
 import pytest
-from sphinx.application import Sphinx
+from single_page import build_page
 
-from chapters import find_chapters
 from llmbook.corpora import _catalogs, _code, _online, installed
 from llmbook.pretrained import model_names
 from llmbook.pretrained.real import REAL_MODELS
@@ -28,27 +26,16 @@ def origins():
 @pytest.fixture(scope="module")
 def page(tmp_path_factory, origins):
     """Return the page's tables, each a list of rows of texts, its HTML, and what Sphinx complained of."""
-    folder = tmp_path_factory.mktemp("site")
-    for name in ("book/en", "notebooks/en"):
-        (folder / name).mkdir(parents=True)
-    for chapter in find_chapters():
-        (folder / "notebooks" / f"{chapter.name}.md").write_text("---\norphan: true\n---\n\n# A chapter\n")
-    (folder / "book/en/run.md").write_text("---\norphan: true\n---\n\n# Run it\n")
     text = (ROOT / "book/en/models-and-data.md").read_text(encoding="utf-8").replace(".ipynb", ".md")
-    (folder / "index.md").write_text("# Index\n\n```{toctree}\nbook/en/models-and-data\n```\n")
-    (folder / "book/en/models-and-data.md").write_text(text + "\n:::{origins} attic\n:::\n")
-    complaints = io.StringIO()
-    settings = {"extensions": ["myst_parser", "origins"], "myst_enable_extensions": ["colon_fence"],
-                "suppress_warnings": ["app"]}  # fmt: skip
-    Sphinx(folder, None, folder / "out", folder / "trees", "html", confoverrides=settings, status=None,
-           warning=complaints, freshenv=True).build()  # fmt: skip
-    html = (folder / "out/book/en/models-and-data.html").read_text()
+    text += "\n:::{origins} attic\n:::\n"
+    out, complaints = build_page(tmp_path_factory.mktemp("site"), "models-and-data", text, "origins")
+    html = (out / "book/en/models-and-data.html").read_text()
     tables = [
         [re.findall(r"<td>(.*?)</td>", row, re.DOTALL) for row in re.findall(r"<tr.*?</tr>", one, re.DOTALL)[1:]]
         for one in re.findall(r"<table.*?</table>", html, re.DOTALL)
     ]
     plain = [[[unescape(re.sub(r"<[^>]+>", "", cell)).strip() for cell in row] for row in one] for one in tables]
-    return plain, html, complaints.getvalue()
+    return plain, html, complaints
 
 
 @pytest.mark.slow

@@ -1,16 +1,14 @@
 """The page of the package's public names, built by Sphinx alone."""
 
 import importlib
-import io
 import re
 from html import unescape
 from pathlib import Path
 
 import pytest
-from sphinx.application import Sphinx
+from single_page import build_page
 
 import house
-from chapters import find_chapters
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -28,20 +26,9 @@ def build(tmp_path_factory, extension):
     folder = tmp_path_factory.mktemp("site")
 
     def build(text):
-        for name in ("book/en", "notebooks/en"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
-        for chapter in find_chapters():
-            (folder / "notebooks" / f"{chapter.name}.md").write_text("---\norphan: true\n---\n\n# A chapter\n")
-        (folder / "index.md").write_text("# Index\n\n```{toctree}\nbook/en/package\n```\n")
-        (folder / "book" / "en" / "package.md").write_text(text)
-        complaints = io.StringIO()  # but of a Sphinx that another test has started in this process
-        settings = {"extensions": ["myst_parser", "package_index"], "myst_enable_extensions": ["colon_fence"],
-                    "nitpicky": True, "suppress_warnings": ["app"]}  # fmt: skip
-        Sphinx(folder, None, folder / "out", folder / "trees", "html", confoverrides=settings, status=None,
-               warning=complaints, freshenv=True).build()  # fmt: skip
-        out = folder / "out"
+        out, complaints = build_page(folder, "package", text, "package_index", nitpicky=True)
         html = (out / "book" / "en" / "package.html").read_text()
-        return html, (out / "searchindex.js").read_text(), complaints.getvalue()
+        return html, (out / "searchindex.js").read_text(), complaints
 
     return build
 
