@@ -31,16 +31,26 @@ FAMILIES = ("gpt", "bert", "t5")
 Pair = tuple[str, str]
 
 
+def half_character(text: str) -> str | None:
+    """Return the first half of a character (a lone surrogate) in a text and its place, or ``None`` where there is none.
+
+    Such a text can neither be encoded by a tokenizer nor be written into a file in UTF-8.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"U+{ord(text[error.start]):04X} at place {error.start}"
+    return None
+
+
 def well_formed(text: str) -> str:
     """Return a text that UTF-8 can write: halves of a surrogate pair are joined, and a half alone becomes U+FFFD.
 
     JSON and file names bring such halves; a tokenizer refuses them. Any other text comes back as it is.
     """
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
+    if half_character(text) is None:
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def train_byte_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from llmbook.corpora import pydocs
 from llmbook.corpora.labels import SECTION_TITLES, without_fields
+from llmbook.tokenization import half_character
 
 if TYPE_CHECKING:
     import datasets
@@ -190,18 +191,6 @@ class Benchmark:
 def _fields(way: Template) -> set[str]:
     """Return the names of the fields of the question that a template fills in."""
     return {name for name in re.findall(r"{(\w+)}", way.prompt + way.choice) if name not in ("choice", "dashes")}
-
-
-def half_character(text: str) -> str | None:
-    """Return the first half of a character (a lone surrogate) in a text and its place, or ``None`` where there is none.
-
-    Such a text can neither be encoded by a tokenizer nor be written into a file in UTF-8.
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        return f"U+{ord(text[error.start]):04X} at place {error.start}"
-    return None
 
 
 def _check(benchmark: Benchmark) -> None:

@@ -24,10 +24,9 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from llmbook.evaluation.benchmarks import half_character
 from llmbook.evaluation.scoring import UNSOUND, start_token
 from llmbook.ngram import AddK, KneserNey
-from llmbook.tokenization import END_OF_TEXT, special_as_text
+from llmbook.tokenization import END_OF_TEXT, half_character, special_as_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from llmbook.objectives import IGNORE
-from llmbook.tokenization import well_formed
+from llmbook.tokenization import half_character
 from llmbook.transformer import Encoder, unwrapped
 
 if TYPE_CHECKING:
@@ -372,7 +372,7 @@ def _read(tokenizer: PreTrainedTokenizerBase, *texts: Sequence[str], **options: 
         return tokenizer(*map(list, texts), split_special_tokens=True, **options)
     except TypeError:  # what it says of half a surrogate pair names neither the text nor the reason
         for row, text in ((row, text) for part in texts for row, text in enumerate(part)):
-            if isinstance(text, str) and well_formed(text) != text:
+            if isinstance(text, str) and half_character(text):
                 raise ValueError(
                     f"text {row} holds half of a surrogate pair, which is no character: give "
                     "tokenization.well_formed(text)"
