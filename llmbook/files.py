@@ -1,11 +1,14 @@
-"""Files that are written whole or not at all, a file's hash, and a switch that hides libraries' progress bars."""
+"""Files and folders that are written whole or not at all, a file's hash, and a switch that hides libraries' bars."""
 
 import contextlib
 import hashlib
 import importlib
 import os
+import shutil
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +30,38 @@ def write_whole(path: Path, content: str | bytes, mode: int = 0o644) -> Path:
         Path(partial).unlink(missing_ok=True)
         raise
     return path
+
+
+@contextlib.contextmanager
+def only_builder(
+    root: Path, lock: str, unfinished: str, errors: Callable[[], AbstractContextManager], waiting: str = ""
+) -> Iterator[None]:
+    """Be the only process that builds something in a folder, which is made; others wait, and look again when they may.
+
+    Args:
+        root: the folder.
+        lock: name of the lock file in it; what has another lock is built beside.
+        unfinished: pattern of the folders in it that a process which was killed has left; they are removed.
+        errors: makes the context in which the folder is written, which says in words what goes wrong.
+        waiting: what to print where another process is building.
+    """
+    import filelock
+
+    held = filelock.FileLock(root / lock)
+    with errors():
+        root.mkdir(parents=True, exist_ok=True)
+        try:
+            held.acquire(timeout=0 if waiting else -1)
+        except filelock.Timeout:
+            print(waiting, file=sys.stderr)
+            held.acquire()
+    try:
+        with errors():
+            for left in root.glob(unfinished):
+                shutil.rmtree(left)
+        yield
+    finally:
+        held.release()
 
 
 def file_sha256(path: Path) -> str:

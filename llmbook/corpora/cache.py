@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmbook.files import file_sha256, without_progress_bars
+from llmbook.files import file_sha256, only_builder, without_progress_bars
 
 if TYPE_CHECKING:
     import datasets
@@ -42,25 +42,14 @@ def cached(name: str, key: str, build: Callable[[], "datasets.DatasetDict"]) -> 
     Raises:
         CorpusError: if the cache cannot be written, or what lies in it is not what was written.
     """
-    import filelock
-
     root = cache_folder()
     folder = root / f"{name}-{key[:16]}"
     if not folder.is_dir():
-        lock = filelock.FileLock(root / "build.lock")
-        with write_errors(root):
-            root.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        try:
-            with write_errors(root):
-                for unfinished in root.glob(f"*{UNFINISHED}"):
-                    shutil.rmtree(unfinished)
+        with only_builder(root, "build.lock", f"*{UNFINISHED}", lambda: write_errors(root)):
             if not folder.is_dir():
                 corpus = build()
                 with write_errors(root):
                     _write(corpus, folder, {"name": name, "key": key})
-        finally:
-            lock.release()
     return _load(folder)
 
 

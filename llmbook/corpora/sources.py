@@ -32,6 +32,7 @@ from llmbook.corpora._online import _answers
 from llmbook.corpora.cache import UNFINISHED, cache_folder, cached, describe, write_errors
 from llmbook.corpora.claims import show_claims
 from llmbook.corpora.installed import STANDARD_LIBRARY, Package
+from llmbook.files import only_builder
 
 if TYPE_CHECKING:
     import datasets
@@ -276,18 +277,11 @@ def fetch_archive(name: str, archive: Archive, wanted: Wanted, root: Path | None
         CorpusError: if the folder cannot be written.
         FetchError: if the archive cannot be had.
     """
-    import filelock
-
-    root = root or cache_folder() / "sources"
+    copies = root or cache_folder() / "sources"
     key = text_hash([archive.sha256, archive.root, repr(wanted)])
-    folder = root / f"{name.replace(' ', '-')}-{key[:16]}"
+    folder = copies / f"{name.replace(' ', '-')}-{key[:16]}"
     if not folder.is_dir():
-        with contextlib.ExitStack() as stack:
-            with write_errors(root):
-                root.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(filelock.FileLock(root / "fetch.lock"))
-                for unfinished in root.glob(f"*{UNFINISHED}"):
-                    shutil.rmtree(unfinished)
+        with only_builder(copies, "fetch.lock", f"*{UNFINISHED}", lambda: write_errors(copies)):
             if not folder.is_dir():
                 _fetch_into(folder, name, archive, wanted)
     return folder / PurePosixPath(archive.root).name

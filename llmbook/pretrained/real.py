@@ -24,7 +24,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from llmbook.files import file_sha256
+from llmbook.files import file_sha256, only_builder
 
 ORIGIN = "origin.json"
 UNFINISHED = ".unfinished"
@@ -140,26 +140,12 @@ def fetch(name: str, progress: bool = True) -> Path:
     """
     place = place_of(name)
     if not place.is_dir():
-        import filelock
-
-        root = models_folder()
-        with _in_words(name, root):
-            root.mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(root / f"{name}.lock")
-            try:
-                lock.acquire(timeout=0)
-            except filelock.Timeout:
-                print(f"{name}: waiting, another process is fetching it", file=sys.stderr)
-                lock.acquire()
-        try:
-            with _in_words(name, root):
-                for unfinished in root.glob(f"{name}-*{UNFINISHED}"):
-                    shutil.rmtree(unfinished)
+        root, left = models_folder(), f"{name}-*{UNFINISHED}"
+        waiting = f"{name}: waiting, another process is fetching it"
+        with only_builder(root, f"{name}.lock", left, lambda: _in_words(name, root), waiting):
             if not place.is_dir():
                 with _in_words(name, root):
                     _build(name, place, progress)
-        finally:
-            lock.release()
     _check(name, place)
     return place
 
