@@ -185,11 +185,22 @@ def _targets(model: nn.Module, targets: Sequence[str]) -> list[tuple[nn.Module, 
     wrapped = {id(m.base) for m in model.modules() if isinstance(m, LoRALinear | AdaptedLinear)}
     if again := next((name for name in found if id(linear[name]) in wrapped), None):
         raise ValueError(f"{again} is wrapped already: merge_lora first, or start from the pretrained model")
-    places = []
-    for name in found:
-        parent, _, last = name.rpartition(".")
-        places.append((unwrapped(model.get_submodule(parent)), last, linear[name]))
-    return places
+    return [(*_place(model, name), linear[name]) for name in found]
+
+
+def _place(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """Return the module that holds the one of a name, and its name there."""
+    parent, _, last = name.rpartition(".")
+    return unwrapped(model.get_submodule(parent)), last
+
+
+def _replace(places: Sequence[tuple[nn.Module, str, Any]], make: Callable[[Any], nn.Module]) -> None:
+    """Put what is made of each module into its place; one that stands in several is made once."""
+    made: dict[int, nn.Module] = {}
+    for parent, name, module in places:
+        if id(module) not in made:
+            made[id(module)] = make(module)
+        setattr(parent, name, made[id(module)])
 
 
 class Adapter(nn.Module):
@@ -277,11 +288,7 @@ def add_adapters(
             f"{read} of nn.MultiheadAttention is never called, its weights are read: an adapter behind it would be "
             "left out; choose another layer, such as linear2, or LoRA"
         )
-    made: dict[int, AdaptedLinear] = {}
-    for parent, name, base in places:
-        if id(base) not in made:
-            made[id(base)] = AdaptedLinear(base, Adapter(base.out_features, size, generator).to(base.weight))
-        setattr(parent, name, made[id(base)])
+    _replace(places, lambda base: AdaptedLinear(base, Adapter(base.out_features, size, generator).to(base.weight)))
     train_only(model, *_that_fit(model, CHOICES["adapters"]))
     return model
 
@@ -354,11 +361,7 @@ def add_lora(
         raise ValueError(
             f"rank={rank}, alpha={alpha}: the rank takes 1 to {largest}, the smallest layer's, alpha a number above 0"
         )
-    made: dict[int, LoRALinear] = {}
-    for parent, name, base in places:
-        if id(base) not in made:
-            made[id(base)] = LoRALinear(base, rank, alpha, generator)
-        setattr(parent, name, made[id(base)])
+    _replace(places, lambda base: LoRALinear(base, rank, alpha, generator))
     train_only(model, *_that_fit(model, CHOICES["lora"]))
     return model
 
@@ -384,12 +387,7 @@ def merge_lora(model: nn.Module) -> nn.Module:
             f"{tied[0]} shares its weights with the embeddings, and tie_word_embeddings=True makes them one again when "
             "the model is saved and opened: leave LoRA beside it, or untie the model before add_lora"
         )
-    made: dict[int, nn.Linear] = {}
-    for name, module in layers:
-        parent, _, last = name.rpartition(".")
-        if id(module) not in made:
-            made[id(module)] = module.merged()
-        setattr(unwrapped(inner.get_submodule(parent)), last, made[id(module)])
+    _replace([(*_place(inner, name), module) for name, module in layers], LoRALinear.merged)
     for module in inner.modules():  # an encoder-decoder's config says how it scales as well, and stays
         if isinstance(module, Decoder | Encoder) and module.config.tie_embeddings:
             tied_still = module.lm_head.weight is module.embeddings.weight
