@@ -394,7 +394,7 @@ def pretrained(
         ValueError: as :func:`load`, or a tokenizer that is another model's.
     """
     folder = model_folder(name)
-    theirs = _open(folder, AutoModel if _pooling(folder) else None).float()
+    theirs = _open(folder, AutoModel if _is_sentence_encoder(folder) else None).float()
     tokenizer: Any
     if folder.parent == FOLDER:
         family = {LlamaForCausalLM: "gpt", BertForMaskedLM: "bert", T5ForConditionalGeneration: "t5"}
@@ -427,8 +427,8 @@ def _open_tokenizer(folder: Path, rows: int) -> Any:
     return tokenizer
 
 
-def _pooling(folder: Path) -> bool:
-    """Tell whether a folder holds a sentence encoder: a BERT without a head, and how its tokens' vectors are joined."""
+def _is_sentence_encoder(folder: Path) -> bool:
+    """Tell whether a folder holds a sentence encoder, a BERT without a head; refuse another way of joining vectors."""
     pooling = folder / "1_Pooling" / "config.json"
     if not pooling.is_file():
         return False
@@ -477,7 +477,7 @@ def load(folder: str | Path) -> Model:
             missing, which ``from_pretrained`` would draw at random.
     """
     folder = model_folder(folder)
-    if _pooling(folder):
+    if _is_sentence_encoder(folder):
         raise ValueError(f"{folder} holds a sentence encoder, which has no logits: open it with hub.pretrained")
     return from_hf(_open(folder))
 

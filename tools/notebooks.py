@@ -121,7 +121,7 @@ def tidy(chapter: Chapter, stored: nbformat.NotebookNode) -> None:
 
     jupytext would else carry the name of that program's kernel into the manuscript.
     """
-    foreign = [key for cell in stored.cells for key in cell.metadata if key not in CELL_METADATA]
+    foreign = any(key not in CELL_METADATA for cell in stored.cells for key in cell.metadata)
     if not foreign and stored.metadata.get("kernelspec") == METADATA["kernelspec"]:
         return
     written, times = stored.metadata.get("llmbook", {}).get("source_sha256", ""), chapter.notebook.stat()
