@@ -251,6 +251,7 @@ class MultiHeadAttention(nn.Module):
         rotary: tuple[Tensor, Tensor] | None = None,
         cache: tuple[Tensor, Tensor] | None = None,
         output_attentions: bool = False,
+        is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None, tuple[Tensor, Tensor]]:
         """Attend from ``hidden`` to ``context`` (by default to ``hidden`` itself).
 
@@ -261,6 +262,7 @@ class MultiHeadAttention(nn.Module):
             rotary: cosines and sines of the queries' positions, see ``llmbook.positions``.
             cache: keys and values of earlier tokens, ``(batch, kv heads, earlier, d_head)`` each, put before the new.
             output_attentions: whether to return the weights.
+            is_causal: without a mask and a cache, let each token attend to itself and to what stands before it.
 
         Returns:
             Output ``(batch, query, d_model)``; weights ``(batch, heads, query, key)`` or ``None``; keys and values.
@@ -274,18 +276,24 @@ class MultiHeadAttention(nn.Module):
         if cache is not None:
             key, value = torch.cat([cache[0], key], dim=2), torch.cat([cache[1], value], dim=2)
         keys_and_values = key, value
-        if self.num_key_value_heads < self.num_heads:
-            key, value = (
-                part.repeat_interleave(self.num_heads // self.num_key_value_heads, dim=1) for part in (key, value)
-            )  # (batch, heads, key, d_head)
+        shared = self.num_heads // self.num_key_value_heads  # heads of queries for each of keys and values
+        weighs = output_attentions or bool(self.pattern._forward_hooks)
+        if is_causal and weighs:
+            attention_mask, is_causal = causal_mask(query.shape[2], key.shape[2], query.device), False
+        bare = attention_mask is None and not weighs  # where torch's kernels share keys among heads without a copy
+        if shared > 1 and not bare:
+            key, value = (part.repeat_interleave(shared, dim=1) for part in (key, value))  # (batch, heads, key, d_head)
+        if not bare:
+            _check_shapes(query, key, value, attention_mask)
         weights = None
-        _check_shapes(query, key, value, attention_mask)
-        if output_attentions or self.pattern._forward_hooks:
+        if weighs:
             scores = query @ key.transpose(-2, -1) * self.scale  # (batch, heads, query, key)
             weights = self.pattern(masked_softmax(scores, attention_mask))  # (batch, heads, query, key)
             mixed = weights @ value  # (batch, heads, query, d_head)
         else:
-            mixed = F.scaled_dot_product_attention(query, key, value, attention_mask, scale=self.scale)
+            mixed = F.scaled_dot_product_attention(
+                query, key, value, attention_mask, is_causal=is_causal, scale=self.scale, enable_gqa=bare and shared > 1
+            )
         mixed = self.heads(mixed)  # (batch, heads, query, d_head)
         output = self.o_proj(mixed.transpose(1, 2).flatten(2))  # (batch, query, d_model)
         return output, weights, keys_and_values
