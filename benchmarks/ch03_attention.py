@@ -7,7 +7,8 @@ peak is measured by a large matrix product in the same type, its bandwidth by co
 
     python benchmarks/ch03_attention.py
 
-Without a GPU, a trial of the program itself (through Triton's interpreter, so the times mean nothing):
+The record is written after each width, type and mask; the same command goes on from there. Without a GPU,
+a trial of the program itself (through Triton's interpreter, so the times mean nothing):
 
     TRITON_INTERPRET=1 python benchmarks/ch03_attention.py --device cpu --lengths 32 --d-heads 16 --dtypes float32 \\
         --tokens 64 --width 32 --matrix 64 --result /tmp/attention.json
@@ -15,6 +16,7 @@ Without a GPU, a trial of the program itself (through Triton's interpreter, so t
 
 import argparse
 import itertools
+import json
 import statistics
 import sys
 import time
@@ -145,12 +147,14 @@ def tune(d_head: int, dtype: torch.dtype, causal: bool, shape: tuple[int, int, i
     return min(times, key=times.__getitem__)
 
 
-def measure(arguments: argparse.Namespace) -> list[dict]:
-    """Check, tune and time everything; return one dictionary for each run."""
-    runs = []
+def measure(arguments: argparse.Namespace, runs: list[dict], keep: Callable[[list[dict]], object]) -> None:
+    """Check, tune and time everything that is not among the runs; keep them after each width, type and mask."""
     dtypes = [getattr(torch, name) for name in arguments.dtypes]
     cases = list(itertools.product(arguments.d_heads, dtypes, (False, True)))
+    known = {(run["d_head"], run["dtype"], run["causal"]) for run in runs}
     for d_head, dtype, causal in tqdm(cases, desc="cases"):
+        if (d_head, str(dtype).removeprefix("torch."), causal) in known:
+            continue
         heads = max(1, arguments.width // d_head)
         middle = sorted(arguments.lengths)[len(arguments.lengths) // 2]
         config = tune(d_head, dtype, causal, (max(1, arguments.tokens // middle), heads, middle), arguments.device)
@@ -180,7 +184,7 @@ def measure(arguments: argparse.Namespace) -> list[dict]:
                     tqdm.write(f"{name}, length {length}: out of memory")
                 runs.append(run)
                 del query, key, value, call
-    return runs
+        keep(runs)
 
 
 def main() -> None:
@@ -199,9 +203,11 @@ def main() -> None:
         sys.exit("torch finds no GPU here; --device cpu makes a trial run (see --help), whose times mean nothing")
 
     record = origin() | {"device": arguments.device, "cuda": torch.version.cuda}
-    record["peak"] = peaks([getattr(torch, name) for name in arguments.dtypes], arguments.matrix, arguments.device)
-    record["runs"] = measure(arguments)
-    write(arguments.result, record)
+    kept = json.loads(arguments.result.read_text()) if arguments.result.exists() else {}
+    same = all(kept.get(field) == record[field] for field in ("commit", "machine", "device"))
+    dtypes = [getattr(torch, name) for name in arguments.dtypes]
+    record["peak"] = kept["peak"] if same else peaks(dtypes, arguments.matrix, arguments.device)
+    measure(arguments, kept["runs"] if same else [], lambda runs: write(arguments.result, record | {"runs": runs}))
 
 
 if __name__ == "__main__":
