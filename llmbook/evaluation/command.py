@@ -322,6 +322,8 @@ def evaluate(
     if texts is not None:
         likelihood.check_texts(texts)
     loaded = open_folder(folder)
+    device = runtime.setup().device
+    loaded.model.to(device)
     questions = from_pydocs() if benchmarks is None else benchmarks
     documents = corpora.held_out() if texts is None else list(texts)
     for benchmark in questions.values():
@@ -329,7 +331,7 @@ def evaluate(
             scoring.few_shot_context(benchmark, count)  # refuses a number that there are no examples for
     key = {
         "model": loaded.about["sha256"], "versions": versions(), "batch_size": batch_size, "precision": "float32",
-        "threads": torch.get_num_threads(),
+        "threads": torch.get_num_threads(), "device": device.type,
     }  # fmt: skip
     jobs, refused = [], []
     for benchmark in questions.values():
