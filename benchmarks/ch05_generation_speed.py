@@ -7,7 +7,7 @@ takes the most probable token again and again with a cache, after a short prompt
 matrix of the model and does nothing else: no program that multiplies token by token, in this type, with torch's
 products, writes faster. bfloat16 is measured where the device multiplies it in hardware.
 
-    OMP_NUM_THREADS=1 python benchmarks/ch05_generation_speed.py --rounds 5
+    OMP_NUM_THREADS=1 python benchmarks/ch05_generation_speed.py
 
 On a GPU `make gpu` runs it with `--result llmbook/results/gpu_generation_speed.json`.
 """
@@ -61,6 +61,15 @@ def step_by_step(model: Any, cache: Any, token: Tensor, new: int) -> None:
     for _ in range(new):
         out = model(token, past_key_values=cache, use_cache=True)
         cache, token = out.past_key_values, out.logits[:, -1:].argmax(-1)  # (1, 1)
+
+
+def share_weights(ours: nn.Module, theirs: nn.Module) -> None:
+    """Let a model use the very tensors of another of the same weights: one copy fits into a small memory."""
+    names = hub.module_names(ours.config, type(ours))
+    found = dict(theirs.named_parameters(remove_duplicate=False))
+    for name, parameter in ours.named_parameters():
+        module, _, leaf = name.rpartition(".")
+        parameter.data = found[f"{names[module]}.{leaf}"].data
 
 
 def multiply(matrices: list[Tensor], vectors: dict[int, Tensor], times: int) -> None:
@@ -131,11 +140,11 @@ def measure(
 def main() -> None:
     """Measure and record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="rounds")
-    parser.add_argument("--read", type=int, default=256, help="tokens of the text that is read")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds")
+    parser.add_argument("--read", type=int, default=128, help="tokens of the text that is read")
     parser.add_argument("--short", type=int, default=16, help="tokens of the short prompt")
-    parser.add_argument("--long", type=int, default=768, help="tokens of the long prompt")
-    parser.add_argument("--new", type=int, default=24, help="tokens that are written")
+    parser.add_argument("--long", type=int, default=256, help="tokens of the long prompt")
+    parser.add_argument("--new", type=int, default=8, help="tokens that are written")
     parser.add_argument("--model", default=MODEL, help="a name or folder that hub.pretrained opens")
     parser.add_argument("--result", type=Path, default=results.FOLDER / "generation_speed.json")
     arguments = parser.parse_args()
@@ -143,8 +152,9 @@ def main() -> None:
     record = origin()
     rt = runtime.setup()
     sizes = {name: getattr(arguments, name) for name in ("read", "short", "long", "new")}
-    ours, tokenizer = hub.pretrained(arguments.model)
-    theirs, _ = hub.pretrained(arguments.model, library=True)
+    theirs, tokenizer = hub.pretrained(arguments.model, library=True)
+    ours = hub.from_hf(theirs)
+    share_weights(ours, theirs)
     words = "The library returns a list of the files that were read, and their sizes in bytes. "
     ids = tokenizer.encode(words * (1 + max(sizes.values()) // 10))[: max(sizes.values())]
     text = torch.tensor([ids], device=rt.device)  # (1, time)

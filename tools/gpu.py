@@ -50,7 +50,7 @@ STOPPED = "stopped"
 #: Of each benchmark: script, seconds, the record it writes, options on a GPU and in a rehearsal.
 BENCHMARKS: dict[str, tuple[str, float, str, str, str]] = {
     "reading and writing with SmolLM2": (
-        "ch05_generation_speed.py", 60, "gpu_generation_speed.json", "--rounds 5",
+        "ch05_generation_speed.py", 60, "gpu_generation_speed.json", "--rounds 5 --read 1024 --long 1024 --new 64",
         "--model pydocs-gpt --rounds 1 --read 16 --short 4 --long 16 --new 2",
     ),
     "training speed": (
