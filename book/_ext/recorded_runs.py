@@ -22,7 +22,8 @@ Rows = list[list[str]]
 
 STRINGS = {
     "en": {
-        "none": "Nothing is recorded here yet: no GPU has been at hand.",
+        "none": "Nothing is recorded here yet.",
+        "no GPU": "Nothing is recorded here yet: no GPU has been at hand.",
         "where": "Recorded on {date}: {machine}; torch {torch}; {device}`{command}`",
         "interval": "{score:.3f} ({low:.3f} to {high:.3f})",
         "speed": "{median:,.1f}",
@@ -140,7 +141,7 @@ class Recorded(Table):
         source, heads, rows_of = TABLES[name]
         words = STRINGS[self.language]
         if source not in results.names():
-            return self.table([], [], words["none"])
+            return self.table([], [], words["no GPU" if name.startswith("gpu-") else "none"])
         record = results.recorded(source)
         told = record | {"torch": record["versions"]["torch"], "device": ""}
         if "device" in record:
