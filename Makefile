@@ -1,4 +1,4 @@
-# Everything starts here; `make help` lists what there is. Each target brings .venv in line with requirements.txt first.
+# Everything starts here; `make help` lists what there is. Each target but `gpu` brings .venv in line with requirements.txt first.
 .DEFAULT_GOAL := help
 .PHONY: address assignments book clean colab gpu help lab lock notebooks pdf picture quick serve test venv
 PORT ?= 8000
