@@ -1,6 +1,6 @@
 # Everything starts here; `make help` lists what there is. Each target brings .venv in line with requirements.txt first.
 .DEFAULT_GOAL := help
-.PHONY: address assignments book clean colab help lab lock notebooks pdf picture quick serve test venv
+.PHONY: address assignments book clean colab help lab lock notebooks pdf picture quick rehearse serve test venv
 PORT ?= 8000
 RUN := .venv/bin/python
 
@@ -28,8 +28,14 @@ notebooks: venv ## execute the chapters whose code changed, or one: CHAPTER=03-a
 	@$(RUN) tools/vendor.py --views
 	@$(RUN) tools/notebooks.py '$(CHAPTER)'
 
-colab: venv ## run the chapters with the installed package alone, in Python 3.12: CHAPTER=... LIBRARIES=newest or colab
+corehearse: venv ## run the chapters on a pretended GPU, to see that they would run on a real one: CHAPTER=09-objectives
+	@$(RUN) tools/rehearse.py '$(CHAPTER)'
+
+lab: venv ## run the chapters with the installed package alone, in Python 3.12: CHAPTER=... LIBRARIES=newest or colab
 	@$(RUN) tools/colab.py '$(CHAPTER)' --libraries '$(LIBRARIES)' --python '$(COLAB_PYTHON)'
+
+rehearse: venv ## run the chapters on a pretended GPU, to see that they would run on a real one: CHAPTER=09-objectives
+	@$(RUN) tools/rehearse.py '$(CHAPTER)'
 
 lab: venv ## open JupyterLab on the notebooks
 	-@$(RUN) tools/vendor.py --views
