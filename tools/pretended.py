@@ -5,9 +5,9 @@ PyTorch's own facility for backends in Python. Its tensors compute on the CPU an
 devices, ``.numpy()`` of a device tensor, a CPU generator for device random numbers and device indices into a CPU tensor
 are refused, with CUDA's words; with ``float64=False`` so is double precision, as on Apple's GPUs.
 
-What it cannot show: speed and memory of a GPU, its rounding (the numbers are the CPU's), kernels of its own (Triton,
-fused ones), code that asks for ``cuda`` by name, and autocast, which is accepted and changes nothing. ``torch.compile``
-returns what it was given.
+What it cannot show: speed and memory of a GPU, its rounding and random numbers (they are the CPU's), kernels of its own
+(Triton), code that asks for ``cuda`` by name, and autocast, which is accepted and changes nothing. ``torch.compile``
+returns what it was given. A generator of the device is not refused where the CPU draws, and there is no ``nn.GRU``.
 """
 
 import functools
