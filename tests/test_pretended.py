@@ -94,6 +94,8 @@ def test_what_a_gpu_allows_is_allowed(device):
     assert x[torch.tensor([1])].tolist() == [[3, 4, 5]]  # indices on the CPU
     x[0] = torch.tensor([9.0, 9, 9])  # a copy
     x[1, torch.tensor(2)] = 7
+    assert x[:, [0, 2]].tolist() == [[9, 9], [3, 7]] and x[np.array([1]), 0].tolist() == [3]
+    x[:, [1]] = x[:, [1]] * 1
     assert x.tolist() == [[9, 9, 9], [3, 4, 7]] and x.cpu().numpy().sum() == 41
     assert f"{x.sum():.1f} {float(x.max())} {int(x.argmax())}" == "41.0 9.0 0" and "pretended:0" in repr(x)
     assert x.device != device and x.device == torch.device("pretended", 0)  # as `cuda:0` is not `cuda`
@@ -106,7 +108,7 @@ def test_tensors_are_made_on_the_device(device):
         torch.ones(1, device=device).new_tensor([2.0]), torch.from_numpy(np.ones(2)).to(device),
     ]  # fmt: skip
     assert all(type(tensor) is pretended.Pretended and tensor.device.type == "pretended" for tensor in made)
-    assert torch.tensor(made[1]).tolist() == [1, 2]
+    assert [len(tensor) for tensor in made] == [2, 2, 1, 3, 2, 2, 1, 2] and torch.tensor(made[1]).tolist() == [1, 2]
 
 
 def test_generators_of_the_device_draw_on_it(device):

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _foreach_utils
@@ -129,6 +130,14 @@ class Pretended(torch.Tensor):
         made = self.on_cpu.new_tensor(data, **options).to(_device() if device is None else device)
         return made.requires_grad_(requires_grad)
 
+    def __getitem__(self, index: Any) -> Any:  # type: ignore[override]
+        """Index; lists are made tensors first, which torch would make where a backend in Python is not asked."""
+        return torch._C.TensorBase.__getitem__(self, _as_tensors(index))
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        """Write what an index names."""
+        torch._C.TensorBase.__setitem__(self, _as_tensors(index), value)
+
     def data_ptr(self) -> int:
         """Return the address of the numbers."""
         return self.on_cpu.data_ptr()
@@ -136,6 +145,14 @@ class Pretended(torch.Tensor):
     def untyped_storage(self) -> Any:
         """Return the memory of the numbers, by whose address tensors that share it are known."""
         return self.on_cpu.untyped_storage()
+
+
+def _as_tensors(index: Any) -> Any:
+    if isinstance(index, tuple):
+        return tuple(_as_tensors(part) for part in index)
+    if isinstance(index, (list, range, np.ndarray)):
+        return torch.as_tensor(index, dtype=None if len(index) else torch.long)
+    return index
 
 
 _wrapper = torch.Tensor._make_wrapper_subclass
@@ -172,7 +189,7 @@ class Plan(NamedTuple):
 
     name: str
     written: tuple[int | str | None, ...]  # for each value returned: the argument that it is, by place or name
-    reshapes: bool  # changes an argument's shape in place
+    resizes: bool  # may change the shape of what it writes
     kernel: Callable[..., Any]  # what computes it on the CPU
 
 
@@ -189,7 +206,8 @@ def _plan(func: Any) -> Plan:
         info = value.alias_info
         written.append(where.get(next(iter(info.before_set), "")) if info is not None and info.is_write else None)
     name = schema.name.split("::")[1]
-    func.pretended_plan = Plan(name, tuple(written), torch.Tag.inplace_view in func.tags, OWN.get(name, func))
+    resized = torch.Tag.inplace_view in func.tags or name == "resize_" or any(type(at) is str for at in written)
+    func.pretended_plan = Plan(name, tuple(written), resized, OWN.get(name, func))
     return func.pretended_plan
 
 
@@ -257,11 +275,11 @@ def compute(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if found.generator is not None and to_here and found.generator._cdata not in _generators:
         raise RuntimeError(f"Expected a '{NAME}' device type for generator but found 'cpu'")
     out = plan.kernel(*plain, **named)
-    if plan.reshapes and type(args[0]) is Pretended:
-        shape = args[0].on_cpu
-        with torch._C._DisableTorchDispatch():
-            _ITS_DATA.__set__(args[0], Pretended(shape))
-        return args[0]
+    if plan.resizes:
+        for place in plan.written:
+            written = kwargs[place] if isinstance(place, str) else args[0 if place is None else place]
+            if type(written) is Pretended:
+                _resize(written)
     if type(out) is Tensor and plan.written == NEW and to_here:
         return _outside(out, args)
     if isinstance(out, Tensor):
@@ -278,6 +296,14 @@ def compute(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
                 wrapped.append(_outside(value, args) if to_here else value)
         return wrapped if isinstance(out, list) else tuple(wrapped)
     return out
+
+
+def _resize(tensor: Pretended) -> None:
+    """Give a tensor the shape of its numbers, which an operation has changed in place."""
+    inner = tensor.on_cpu
+    if tensor.shape != inner.shape or tensor.stride() != inner.stride():
+        with torch._C._DisableTorchDispatch():
+            _ITS_DATA.__set__(tensor, Pretended(inner))
 
 
 def _outside(value: Any, args: tuple[Any, ...]) -> Any:
