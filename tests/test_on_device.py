@@ -254,7 +254,8 @@ def test_answers_rewards_and_preferences(device, tokenizer):
         packed = ft.collate(instructions.pack(rows, 80), 0).to(place)
         return [
             chosen, [row["input_ids"] for row in drawn.rows], preferences.reward_loss(judge, both), loss.loss,
-            instructions.labelled_loss(model, packed), [len(text) for text in instructions.answer(model, tokenizer, examples, 4)],
+            instructions.labelled_loss(model, packed),
+            [len(text) for text in instructions.answer(model, tokenizer, examples, 4)],
         ]  # fmt: skip
 
     same(run, device)
