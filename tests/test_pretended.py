@@ -111,6 +111,11 @@ def test_tensors_are_made_on_the_device(device):
     assert [len(tensor) for tensor in made] == [2, 2, 1, 3, 2, 2, 1, 2] and torch.tensor(made[1]).tolist() == [1, 2]
 
 
+def test_tensors_are_made_where_a_context_says(device):
+    with torch.device("meta"):
+        assert torch.tensor([1, 2]).device.type == torch.arange(2).device.type == "meta"
+
+
 def test_generators_of_the_device_draw_on_it(device):
     draws = [torch.rand(3, device=device, generator=torch.Generator(device).manual_seed(1)).tolist() for _ in range(2)]
     assert draws[0] == draws[1] and torch.Generator(device=device).device.type == "pretended"

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _foreach_utils
+from torch.utils._device import _device_constructors
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 from torch.utils.flop_counter import flop_registry
@@ -455,6 +456,8 @@ def install(float64: bool = True) -> torch.device:
     torch.Tensor.data = property(_ITS_DATA.__get__, _set_data)  # type: ignore[method-assign, assignment]
     torch.Generator = Generator  # type: ignore[misc, assignment]
     torch.compile = _compile  # type: ignore[assignment]
+    # `with torch.device(...)` knows the functions that make tensors by a list, made once: here, before two are replaced
+    _device_constructors()
     for function in (torch.tensor, torch.as_tensor):
         setattr(torch, function.__name__, _from_data(function))
     # a moved module keeps its parameters as objects, and so what is tied and what an optimiser holds, as on a GPU
