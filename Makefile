@@ -1,6 +1,6 @@
 # Everything starts here; `make help` lists what there is. Each target but `gpu` brings .venv in line with requirements.txt first.
 .DEFAULT_GOAL := help
-.PHONY: address assignments book clean colab gpu help lab lock notebooks pdf picture quick serve test venv
+.PHONY: address assignments book clean colab gpu help lab lock notebooks pdf picture quick rehearse serve test venv
 PORT ?= 8000
 RUN := .venv/bin/python
 
@@ -30,6 +30,9 @@ notebooks: venv ## execute the chapters whose code changed, or one: CHAPTER=03-a
 
 colab: venv ## run the chapters with the installed package alone, in Python 3.12: CHAPTER=... LIBRARIES=newest or colab
 	@$(RUN) tools/colab.py '$(CHAPTER)' --libraries '$(LIBRARIES)' --python '$(COLAB_PYTHON)'
+
+rehearse: venv ## run the chapters on a pretended GPU, to see that they would run on a real one: CHAPTER=09-objectives
+	@$(RUN) tools/rehearse.py '$(CHAPTER)'
 
 gpu: ## measure the book on a GPU, in pieces of eight minutes that go on from what is recorded; no network needed
 	@$(if $(wildcard .venv),$(RUN),python3) tools/gpu.py $(CHAPTER)

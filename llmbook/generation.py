@@ -64,7 +64,8 @@ def sample(
         model: scores of the next token, see the module's text.
         prompt: token ids ``(batch, time)``.
         max_new_tokens: at most so many tokens are added.
-        generator: the source of randomness.
+        generator: the source of randomness; tokens are drawn on its device, so that one of the CPU draws the same on a
+            GPU.
         stop: a token that ends a sequence; sequences that end early are filled up with it.
         temperature: see :func:`filter_logits`, as for ``top_k`` and ``top_p``.
 
@@ -72,10 +73,11 @@ def sample(
         Token ids ``(batch, time + new)``, the prompt included.
     """
     ids = prompt
-    done = torch.zeros(len(ids), dtype=torch.bool)
+    done = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
     for _ in range(max_new_tokens):
         logits = filter_logits(model(ids).float(), temperature, top_k, top_p)  # (batch, vocab)
-        token = torch.multinomial(logits.softmax(-1), 1, generator=generator)  # (batch, 1)
+        token = torch.multinomial(logits.softmax(-1).to(generator.device), 1, generator=generator)  # (batch, 1)
+        token = token.to(ids.device)
         if stop is not None:
             token[done] = stop
             done |= token[:, 0] == stop
@@ -108,17 +110,17 @@ def beam_search(
     beams, scores = prompt, torch.zeros(1, dtype=torch.float64)
     best, best_score = prompt[0], -math.inf
     for _ in range(max_new_tokens):
-        log_probs = model(beams).double().log_softmax(-1)  # (beams, vocab)
+        log_probs = model(beams).cpu().double().log_softmax(-1)  # (beams, vocab)
         total = (scores[:, None] + log_probs).flatten()  # (beams * vocab,)
         if stop is not None:  # a sequence that ends here competes, and leaves the beam
             ended = scores + log_probs[:, stop]
             if ended.max() > best_score:
-                best = torch.cat([beams[int(ended.argmax())], torch.tensor([stop])])
+                best = torch.cat([beams[int(ended.argmax())], beams.new_tensor([stop])])
                 best_score = float(ended.max())
             total.view_as(log_probs)[:, stop] = -math.inf
         scores, place = total.topk(min(num_beams, int(total.isfinite().sum())))
         row, token = place // log_probs.shape[1], place % log_probs.shape[1]
-        beams = torch.cat([beams[row], token[:, None]], dim=1)
+        beams = torch.cat([beams[row], token[:, None].to(beams)], dim=1)
         if stop is not None and scores[0] <= best_score:  # probabilities only fall: nothing better can come
             break
     if scores[0] > best_score:

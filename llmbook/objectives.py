@@ -1,14 +1,15 @@
 """What a model is asked while it is pretrained: collators and losses of nine objectives (chapter 9).
 
 A collator is a pure function: it takes token ids ``(batch, time)`` and a generator of random numbers and returns a
-named tuple with inputs, labels and masks. Labels of ``-100`` (:data:`IGNORE`) are not taught. A loss function stands
-here where the objective is not plain cross-entropy.
+named tuple with inputs, labels and masks, where the ids are; a generator of the CPU draws the same for every device.
+Labels of ``-100`` (:data:`IGNORE`) are not taught. A loss function stands here where the objective is not plain
+cross-entropy.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -206,6 +207,11 @@ def _check_rate(name: str, rate: float) -> None:
         raise ValueError(f"{name}={rate}: it takes a share above 0 and up to 1")
 
 
+def _dice(shape: Sequence[int], generator: torch.Generator, like: Tensor) -> Tensor:
+    """Return numbers from 0 to 1, drawn where the generator is, on the device of ``like``."""
+    return torch.rand(shape, generator=generator, device=generator.device).to(like.device)
+
+
 def _column(ids: Tensor, token: int) -> Tensor:
     return torch.full_like(ids[:, :1], token)  # (batch, 1)
 
@@ -260,9 +266,10 @@ def masked(
     _check_rate("rate", rate)
     if min(parts) < 0 or abs(sum(parts) - 1) > 1e-6:
         raise ValueError(f"parts={parts}: three shares that add up to 1, of [MASK], a random token, the token itself")
-    chosen = (torch.rand(ids.shape, generator=generator) < rate) & special.is_ordinary(ids)  # (batch, time)
-    dice = torch.rand(ids.shape, generator=generator)  # (batch, time)
-    random = special.first + torch.randint(special.ordinary, ids.shape, generator=generator)  # (batch, time)
+    chosen = (_dice(ids.shape, generator, ids) < rate) & special.is_ordinary(ids)  # (batch, time)
+    dice = _dice(ids.shape, generator, ids)  # (batch, time)
+    words = torch.randint(special.ordinary, ids.shape, generator=generator, device=generator.device)  # (batch, time)
+    random = special.first + words.to(ids.device)  # (batch, time)
     hidden = torch.where(dice < parts[0], special.mask, torch.where(dice < parts[0] + parts[1], random, ids))
     return TokenBatch(torch.where(chosen, hidden, ids), torch.where(chosen, ids, IGNORE))
 
@@ -319,9 +326,9 @@ def next_sentence(ids: Tensor, generator: torch.Generator, special: SpecialToken
     if len(ids) < 2:
         raise ValueError("a batch of 1: next_sentence takes the wrong segment from another row, give at least two")
     first, second = ids[:, : ids.shape[1] // 2 * 2].chunk(2, dim=1)  # (batch, half) each
-    made_up = torch.rand(len(ids), generator=generator) < 0.5  # (batch,)
-    step = torch.randint(1, len(ids), (len(ids),), generator=generator)  # (batch,): never the row itself
-    other = second[(torch.arange(len(ids)) + step) % len(ids)]  # (batch, half)
+    made_up = _dice((len(ids),), generator, ids) < 0.5  # (batch,)
+    step = torch.randint(1, len(ids), (len(ids),), generator=generator, device=generator.device)  # never the row itself
+    other = second[(torch.arange(len(ids), device=step.device) + step) % len(ids)]  # (batch, half)
     return _pair(first, torch.where(made_up[:, None], other, second), made_up, special)
 
 
@@ -332,7 +339,7 @@ def sentence_order(ids: Tensor, generator: torch.Generator, special: SpecialToke
     """
     _check_ids(ids, least=2)
     first, second = ids[:, : ids.shape[1] // 2 * 2].chunk(2, dim=1)  # (batch, half) each
-    swapped = torch.rand(len(ids), generator=generator) < 0.5  # (batch,)
+    swapped = _dice((len(ids),), generator, ids) < 0.5  # (batch,)
     left = torch.where(swapped[:, None], second, first)  # (batch, half)
     return _pair(left, torch.where(swapped[:, None], first, second), swapped, special)
 
@@ -379,7 +386,7 @@ def permuted(ids: Tensor, generator: torch.Generator, special: SpecialTokens, sh
     """
     _check_ids(ids, least=2)
     _check_rate("share", share)
-    dice = torch.rand(ids.shape, generator=generator)  # (batch, time)
+    dice = _dice(ids.shape, generator, ids)  # (batch, time)
     order = torch.where(special.is_ordinary(ids), dice, -1.0).argsort(dim=1)  # (batch, time)
     content_mask, query_mask = permutation_masks(order)
     count = max(1, round(share * ids.shape[1]))
@@ -461,7 +468,8 @@ def replaced(ids: Tensor, hidden: TokenBatch, logits: Tensor, generator: torch.G
         raise ValueError(
             f"{len(logits)} rows of logits and {int(at.sum())} masked tokens: pass logits[batch.labels != -100]"
         )
-    guesses = torch.multinomial(logits.detach().float().cpu().softmax(-1), 1, generator=generator)[:, 0]  # (taught,)
+    chances = logits.detach().float().to(generator.device).softmax(-1)  # (taught, vocab)
+    guesses = torch.multinomial(chances, 1, generator=generator)[:, 0]  # (taught,)
     corrupted = ids.clone()
     corrupted[at] = guesses.to(ids)
     return ReplacedBatch(corrupted, (corrupted != ids).long())
@@ -500,7 +508,8 @@ class SpanBatch(NamedTuple):
 
 def _segments(total: int, parts: int, rows: int, generator: torch.Generator) -> Tensor:
     """Cut ``total`` into ``parts`` lengths of at least 1, all ways equally likely: ``(rows, parts)``."""
-    cuts = torch.rand(rows, total - 1, generator=generator).argsort(1)[:, : parts - 1].sort(1).values + 1
+    dice = torch.rand(rows, total - 1, generator=generator, device=generator.device).cpu()  # (rows, total - 1)
+    cuts = dice.argsort(1)[:, : parts - 1].sort(1).values + 1
     ends = torch.cat([torch.zeros(rows, 1).long(), cuts, torch.full((rows, 1), total)], dim=1)  # (rows, parts + 1)
     return ends.diff(dim=1)
 
@@ -529,12 +538,12 @@ def span_corruption(
     spans = min(max(round(cut / mean_length), 1), time - cut)
     if spans >= special.sentinels:
         raise ValueError(f"{spans} spans and {special.sentinels} sentinels: one more is needed than spans")
-    kept = _segments(time - cut, spans, rows, generator)  # (batch, spans)
-    lost = _segments(cut, spans, rows, generator)  # (batch, spans)
+    kept = _segments(time - cut, spans, rows, generator).to(ids.device)  # (batch, spans)
+    lost = _segments(cut, spans, rows, generator).to(ids.device)  # (batch, spans)
     ends = torch.stack([kept, lost], dim=2).flatten(1).cumsum(1)  # (batch, 2 * spans): kept, lost, kept, ...
-    place = torch.arange(time).expand(rows, time)  # (batch, time)
+    place = torch.arange(time, device=ids.device).expand(rows, time)  # (batch, time)
     piece = torch.searchsorted(ends, place.contiguous(), right=True)  # (batch, time): even = kept, odd = lost
-    starts = torch.cat([torch.ones(rows, 1).long(), piece.diff(dim=1)], dim=1).bool()  # (batch, time)
+    starts = torch.cat([torch.ones_like(piece[:, :1]), piece.diff(dim=1)], dim=1).bool()  # (batch, time)
     hidden, sentinel = piece % 2 == 1, special.sentinel(0) + piece // 2  # (batch, time) each
     source = torch.where(hidden, sentinel, ids)[~hidden | starts].view(rows, -1)  # (batch, time - cut + spans)
     target = torch.where(hidden, ids, sentinel)[hidden | starts].view(rows, -1)  # (batch, cut + spans)
@@ -570,9 +579,10 @@ def two_views(
         raise ValueError(f"length={length}, rate={rate}: a length from 1 to {ids.shape[1]}, a share from 0 to below 1")
 
     def view() -> Tensor:
-        start = torch.randint(ids.shape[1] - length + 1, (len(ids), 1), generator=generator)  # (batch, 1)
-        piece = ids.gather(1, start + torch.arange(length))  # (batch, length)
-        hidden = torch.rand(piece.shape, generator=generator) < rate  # (batch, length)
+        last = ids.shape[1] - length
+        start = torch.randint(last + 1, (len(ids), 1), generator=generator, device=generator.device)  # (batch, 1)
+        piece = ids.gather(1, (start + torch.arange(length, device=start.device)).to(ids.device))  # (batch, length)
+        hidden = _dice(piece.shape, generator, ids) < rate  # (batch, length)
         return single(piece.masked_fill(hidden, special.mask), special)  # (batch, 1 + length + 1)
 
     return ViewBatch(view(), view())

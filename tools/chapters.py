@@ -134,6 +134,11 @@ def environments_file(root: Path = ROOT) -> Path:
     return root / "notebooks" / "environments.json"
 
 
+def rehearsals_file(root: Path = ROOT) -> Path:
+    """Return the committed file of what came of the chapters on the pretended device (`make rehearse`)."""
+    return root / "notebooks" / "rehearsed.json"
+
+
 def _read_json(path: Path, root: Path) -> dict[str, dict[str, Any]]:
     if not path.exists():
         return {}
@@ -153,6 +158,11 @@ def read_measurements(root: Path = ROOT) -> dict[str, dict[str, Any]]:
 def read_environments(root: Path = ROOT) -> dict[str, dict[str, Any]]:
     """Return versions and chapters by the name of the libraries' choice; empty before the first `make colab`."""
     return _read_json(environments_file(root), root)
+
+
+def read_rehearsals(root: Path = ROOT) -> dict[str, dict[str, Any]]:
+    """Return the outcomes by chapter name; empty before the first `make rehearse`."""
+    return _read_json(rehearsals_file(root), root)
 
 
 def repository_url(root: Path = ROOT) -> str:

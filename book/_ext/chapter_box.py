@@ -1,7 +1,8 @@
 """Show what a chapter costs to run, the box below its title and the table of all chapters, and where it was run.
 
-The figures come from ``notebooks/measurements.json``, which ``make notebooks`` writes, and from
-``notebooks/environments.json``, which ``make colab`` writes.
+The figures come from ``notebooks/measurements.json``, which ``make notebooks`` writes, from
+``notebooks/environments.json``, which ``make colab`` writes, and from ``notebooks/rehearsed.json``, which ``make
+rehearse`` writes.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
-from chapters import Problem, read_environments, read_measurements
+from chapters import Problem, read_environments, read_measurements, read_rehearsals
 
 STRINGS = {
     "en": {
@@ -36,6 +37,13 @@ STRINGS = {
         "newest": "the newest that the package admits",
         "colab": "those of Colab, as far as they are known, else the newest",
         "nowhere": "The chapters have not been run in readers' environments yet.",
+        "ran": "Cells that ran",
+        "networks": "Networks on the device",
+        "share": "Operations on the device",
+        "raised": "What stopped",
+        "of": "{0} of {1}",
+        "nothing": "no network",
+        "unrehearsed": "The chapters have not been rehearsed yet.",
     },
 }
 
@@ -138,6 +146,26 @@ class ChapterEnvironments(Table):
         return self.table(heads, rows, strings["nowhere"])
 
 
+class ChapterRehearsals(Table):
+    """``{chapter-rehearsals}``: what of each chapter ran on the pretended accelerator, and where it computed."""
+
+    def run(self) -> list[nodes.Node]:
+        """Return the table."""
+        strings, rows = STRINGS[self.language], []
+        for name, entry in sorted(_read(read_rehearsals).items()):
+            if name.startswith(f"{self.language}/"):
+                computes = entry["networks"][1] and entry["share"] is not None
+                rows.append([
+                    link(name), strings["of"].format(*entry["cells"]),
+                    strings["of"].format(*entry["networks"]) if computes else strings["nothing"],
+                    f"{entry['share']:.1%}" if computes else "",
+                    "; ".join(f"`{problem.replace('|', '/').replace('`', '')}`" for problem in entry["problems"]),
+                    entry["date"],
+                ])  # fmt: skip
+        heads = [strings[field] for field in ("chapter", "ran", "networks", "share", "raised", "date")]
+        return self.table(heads, rows, strings["unrehearsed"])
+
+
 def link(name: str) -> str:
     """Return a link to a chapter, as its title."""
     return f"[](/notebooks/{name}.ipynb)"
@@ -148,4 +176,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("doctree-read", add_box)
     app.add_directive("chapter-times", ChapterTimes)
     app.add_directive("chapter-environments", ChapterEnvironments)
+    app.add_directive("chapter-rehearsals", ChapterRehearsals)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -264,7 +264,7 @@ def hotflip(gradient: Tensor, embeddings: Tensor, count: int, allowed: Tensor | 
     if allowed is not None:
         if int(allowed.sum()) < count:
             raise ValueError(f"{int(allowed.sum())} tokens are allowed and count={count}: allow more, or ask for fewer")
-        change = change.masked_fill(~allowed, torch.inf)
+        change = change.masked_fill(~allowed.to(change.device), torch.inf)
     return change.topk(count, largest=False).indices
 
 

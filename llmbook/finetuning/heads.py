@@ -33,6 +33,8 @@ def check_label_range(labels: Tensor, size: int) -> None:
 def linear_head(backbone: Encoder | Decoder, num_labels: int) -> nn.Linear:
     """Return a layer from ``d_model`` to the labels' logits, with small random weights and no bias to begin with.
 
+    It is drawn on the CPU and stands where the backbone is.
+
     Raises:
         ValueError: fewer than two labels.
     """
@@ -41,7 +43,7 @@ def linear_head(backbone: Encoder | Decoder, num_labels: int) -> nn.Linear:
     head = nn.Linear(backbone.config.d_model, num_labels)
     nn.init.normal_(head.weight, std=0.02)
     nn.init.zeros_(head.bias)
-    return head
+    return head.to(next(backbone.parameters()).device)
 
 
 def last_hidden_state(
@@ -117,7 +119,8 @@ class SequenceClassifier(nn.Module):
             raise ValueError(f"pooling={pooling!r}: it takes {', '.join(POOLING)}")
         self.backbone, self.num_labels, self.label_smoothing = backbone, num_labels, label_smoothing
         self.dropout, self.head = nn.Dropout(dropout), linear_head(backbone, num_labels)
-        self.register_buffer("class_weights", class_weights, persistent=False)
+        weights = None if class_weights is None else class_weights.to(self.head.weight.device)
+        self.register_buffer("class_weights", weights, persistent=False)
 
     def forward(
         self,

@@ -82,6 +82,7 @@ class RewardModel(nn.Module):
             )
         self.backbone, self.head = backbone, nn.Linear(backbone.config.d_model, 1, bias=False)
         nn.init.zeros_(self.head.weight)
+        self.head.to(next(backbone.parameters()).device)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Return a reward for each text ``(batch, time)``, padded on the right: ``(batch,)``."""

@@ -310,9 +310,10 @@ class LoRALinear(nn.Module):
         """Freeze the layer; draw ``A`` as ``nn.Linear`` draws its weights, begin ``B`` at 0: no change at first."""
         super().__init__()
         self.base, self.rank, self.scale = base.requires_grad_(False), rank, alpha / rank
-        self.lora_A = nn.Parameter(base.weight.new_empty(rank, base.in_features))  # (rank, in_features)
+        drawn = torch.empty(rank, base.in_features, dtype=base.weight.dtype)  # (rank, in_features), on the CPU
+        nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator)
+        self.lora_A = nn.Parameter(drawn.to(base.weight.device))  # (rank, in_features)
         self.lora_B = nn.Parameter(base.weight.new_zeros(base.out_features, rank))  # (out_features, rank)
-        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5), generator=generator)
         self.in_features, self.out_features = base.in_features, base.out_features
 
     @property
