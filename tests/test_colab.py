@@ -1,4 +1,5 @@
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -7,7 +8,17 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 import colab
-from chapters import Chapter, Problem, read_environments
+from chapters import (
+    ROOT,
+    Chapter,
+    Problem,
+    find_chapters,
+    own_modules,
+    read_downloads,
+    read_environments,
+    repository_url,
+    set_up_source,
+)
 
 FIGURE = new_output("display_data", {"image/png": "aGVsbG8=", "text/plain": "<Figure>"})
 
@@ -45,6 +56,8 @@ def test_a_chapter_runs_alone_in_an_empty_folder_without_the_network(tmp_path):
     sources = [
         "from pathlib import Path; print(list(Path().iterdir()))",
         "import socket; socket.create_connection(('example.org', 80))",
+        "import importlib.util as i; assert i.find_spec('torch') and not i.find_spec('jiwer'); print('hidden')",
+        "import jiwer",
         "print('still here')",
     ]
     stored = page(*(new_code_cell(source, outputs=[text("x\n")]) for source in sources))
@@ -52,9 +65,12 @@ def test_a_chapter_runs_alone_in_an_empty_folder_without_the_network(tmp_path):
     nbformat.write(stored, path)
     colab.write_kernel(tmp_path / "kernels", Path(sys.executable))
     outcome = colab.run_alone(
-        Chapter("en/01-a", tmp_path / "01-a.md", path), tmp_path / "kernels", colab.readers_environment(tmp_path)
+        Chapter("en/01-a", tmp_path / "01-a.md", path),
+        tmp_path / "kernels",
+        colab.readers_environment(tmp_path),
+        ["jiwer"],
     )
-    assert [problem.split(":")[1] for problem in outcome["problems"]] == [" NetworkUsedError"]
+    assert [problem.split(":")[1] for problem in outcome["problems"]] == [" NetworkUsedError", " ModuleNotFoundError"]
     assert nbformat.read(path, 4).cells[0].outputs == [text("x\n")]
 
 
@@ -70,6 +86,26 @@ def test_outcomes_are_kept_by_versions(tmp_path):
     record = read_environments(tmp_path)
     assert record["newest"] == {"versions": other, "chapters": {"en/01-a": good}} and "colab" in record
     assert json.loads((tmp_path / "notebooks" / "environments.json").read_text()) == record
+
+
+def test_a_chapter_sees_the_packages_of_its_own_set_up_cell_alone():
+    by_number = {chapter.manuscript.stem[:2]: chapter for chapter in find_chapters()}
+    assert own_modules(by_number["16"]) == ["jiwer", "rouge_score", "sacrebleu"]
+    assert {"jiwer", "trl"} <= set(colab.hidden_from(by_number["01"]))
+    hidden = set(colab.hidden_from(by_number["17"]))  # lm-eval brings sacrebleu; Colab has peft
+    assert "trl" in hidden and not hidden & {"lm_eval", "sacrebleu", "peft"}
+
+
+def test_megabytes_of_a_set_up_cell_are_those_that_were_counted(tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    for name in ("pyproject.toml", "_config.yml"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "notebooks" / "downloads.json").write_text('{"en/16-metrics": 41}')
+    chapter = Chapter("en/16-metrics", tmp_path / "16-metrics.md", tmp_path / "16-metrics.ipynb")
+    source = set_up_source(chapter, tmp_path)
+    assert "fetches 41 MB" in source and '["llmbook", "jiwer", "rouge_score", "sacrebleu"]' in source
+    assert f'"llmbook[ch16] @ git+{repository_url()}"' in source
+    assert read_downloads().keys() == {chapter.name for chapter in find_chapters()}
 
 
 def test_what_is_not_there_is_said():

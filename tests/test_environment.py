@@ -1,7 +1,6 @@
 """Three files describe one environment: the ranges (pyproject.toml), the lock (requirements.txt), conda's file."""
 
 import ast
-import contextlib
 import fcntl
 import functools
 import importlib.metadata
@@ -24,6 +23,7 @@ from packaging.version import Version
 
 import bootstrap
 import chapters
+import colab
 import lock
 from chapters import ROOT
 from llmbook.corpora import _catalogs, installed
@@ -173,26 +173,14 @@ def test_only_exact_pins_are_a_lock(line):
 # --- what readers import, with the package's own dependencies only (Colab) -----------------------------------------
 
 # What a reader of the chapters can do without, and the extra that brings it; the package says what to install.
-OPTIONAL = {"jupytext": "classroom", "nbformat": "classroom", "nbgrader": "classroom", "triton": "triton"}
-
-
-def brought(wanted: list[str]) -> set[str]:
-    """Return the names of requirements and of all that the installed ones require in turn."""
-    todo = [Requirement(line) for line in wanted]
-    seen: set[tuple[str, frozenset[str]]] = set()
-    while todo:
-        requirement = todo.pop()
-        entry = (canonicalize_name(requirement.name), frozenset(requirement.extras))
-        extras = {"", *requirement.extras}
-        if entry in seen:
-            continue
-        seen.add(entry)
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # the graders are not installed
-            further = map(Requirement, importlib.metadata.requires(requirement.name) or [])
-            todo += [
-                one for one in further if not one.marker or any(one.marker.evaluate({"extra": name}) for name in extras)
-            ]
-    return {name for name, _ in seen}
+OPTIONAL = {
+    "datatrove": "ch07",
+    "jupytext": "classroom",
+    "lm_eval": "ch17",
+    "nbformat": "classroom",
+    "nbgrader": "classroom",
+    "triton": "triton",
+}
 
 
 def imports(source: str) -> set[str]:
@@ -208,48 +196,70 @@ def imports(source: str) -> set[str]:
 
 @functools.cache
 def imported() -> dict[str, set[str]]:
-    """Return the chapters and files of the package by the module that they import."""
-    found: dict[str, set[str]] = {}
+    """Return the modules that each chapter, and each file of the package, imports."""
+    found = {}
     for chapter in chapters.find_chapters():
-        for cell in chapters.code_cells(chapters.read_manuscript(chapter)):
-            code = re.sub(r"(?m)^(\s*)[%!].*", r"\1pass", cell.source)
-            for module in imports(code):
-                found.setdefault(module, set()).add(chapter.name)
+        cells = [cell.source for cell in chapters.code_cells(chapters.read_manuscript(chapter))]
+        found[chapter.name] = imports(re.sub(r"(?m)^(\s*)[%!].*", r"\1pass", "\n".join(cells)))
+        if any("show_attention(" in source for source in cells):
+            found[chapter.name].add("bertviz")  # its scripts, which `llmbook.viz` reads
     for path in sorted((ROOT / "llmbook").rglob("*.py")):
-        for module in imports(path.read_text(encoding="utf-8")):
-            found.setdefault(module, set()).add(str(path.relative_to(ROOT)))
+        found[str(path.relative_to(ROOT))] = imports(path.read_text(encoding="utf-8"))
     return found
 
 
-@pytest.mark.slow
-def test_readers_get_every_import_with_the_package():
-    """In Colab the set-up cell installs the package without an extra."""
-    core = brought(read_pyproject()["project"]["dependencies"])
-    distributions = importlib.metadata.packages_distributions()
-    missing = {
-        module: sorted(places)
-        for module, places in imported().items()
-        if not core & {canonicalize_name(name) for name in distributions.get(module, [])}
-        and not (module in OPTIONAL and all(place.startswith("llmbook/") for place in places))
+@functools.cache
+def distributions() -> dict[str, set[str]]:
+    return {
+        module: set(map(canonicalize_name, names))
+        for module, names in importlib.metadata.packages_distributions().items()
     }
-    assert missing == {}, "add the package to the dependencies in pyproject.toml"
+
+
+def test_readers_get_every_import_with_what_the_set_up_cell_installs():
+    """The package with the chapter's own extra: what a chapter imports, and what the package does at any time."""
+    core, lacking = colab.brought(read_pyproject()["project"]["dependencies"]), {}
+    own = {name: set() for name in imported()}
+    for chapter in chapters.find_chapters():
+        own[chapter.name] = colab.brought(chapters.own_requirements(chapter)[1])
+    for place, modules in imported().items():
+        optional = set(OPTIONAL) if place.startswith("llmbook/") else set()
+        missing = {module for module in modules if not (core | own[place]) & distributions().get(module, set())}
+        if missing - optional:
+            lacking[place] = sorted(missing - optional)
+    assert lacking == {}, "add the package to the dependencies, or to the extra of the chapter, in pyproject.toml"
+
+
+def test_extras_of_chapters_are_used_and_have_one_range_each():
+    extras = read_pyproject()["project"]["optional-dependencies"]
+    by_extra = {chapters.own_requirements(chapter)[0]: chapter for chapter in chapters.find_chapters()}
+    assert {name for name in extras if re.fullmatch(r"ch\d\d", name)} == set(by_extra) - {""}
+    lines: dict[str, set[str]] = {}
+    for chapter in by_extra.values():
+        for line in chapters.own_requirements(chapter)[1]:
+            lines.setdefault(canonicalize_name(Requirement(line).name), set()).add(line)
+    assert {name: found for name, found in lines.items() if len(found) > 1} == {}
 
 
 def test_optional_imports_are_needed_and_have_an_extra():
     extras = read_pyproject()["project"]["optional-dependencies"]
-    assert set(OPTIONAL) <= set(imported())
-    assert {name: extra for name, extra in OPTIONAL.items() if name not in brought(extras[extra])} == {}
+    assert set(OPTIONAL) <= set().union(*imported().values())
+    assert {
+        name: extra for name, extra in OPTIONAL.items() if canonicalize_name(name) not in colab.brought(extras[extra])
+    } == {}
 
 
-def test_readers_get_every_package_that_a_corpus_reads():
-    core = brought(read_pyproject()["project"]["dependencies"])
+def test_site_has_every_package_that_a_corpus_reads():
+    """Then nothing is fetched where the book is made; a reader without them fetches the pinned archives."""
+    extras = read_pyproject()["project"]["optional-dependencies"]
+    there = colab.brought([*read_pyproject()["project"]["dependencies"], *extras["book"]])
     read = {package.name for package in (*installed.PACKAGES, *_catalogs.PACKAGES)} - {installed.STANDARD_LIBRARY}
-    assert {name for name in read if canonicalize_name(name) not in core} == set()
+    assert {name for name in read if canonicalize_name(name) not in there} == set()
 
 
 def test_extras_of_a_requirement_count_only_where_asked_for():
-    assert "numpy" in brought(["torch", "numpy"]) and "jinja2" in brought(["torch"])
-    assert "mypy" not in brought(["llmbook"]) and "mypy" in brought(["llmbook[test]"])
+    assert "numpy" in colab.brought(["torch", "numpy"]) and "jinja2" in colab.brought(["torch"])
+    assert "mypy" not in colab.brought(["llmbook"]) and "mypy" in colab.brought(["llmbook[test]"])
 
 
 # --- bootstrap: a small package set in place of the real one --------------------------------------------------------

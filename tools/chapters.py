@@ -3,9 +3,11 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,7 +141,12 @@ def rehearsals_file(root: Path = ROOT) -> Path:
     return root / "notebooks" / "rehearsed.json"
 
 
-def _read_json(path: Path, root: Path) -> dict[str, dict[str, Any]]:
+def downloads_file(root: Path = ROOT) -> Path:
+    """Return the committed file of how much a chapter's set-up cell fetches in Colab (`tools/colab.py --downloads`)."""
+    return root / "notebooks" / "downloads.json"
+
+
+def _read_json(path: Path, root: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
@@ -163,6 +170,37 @@ def read_environments(root: Path = ROOT) -> dict[str, dict[str, Any]]:
 def read_rehearsals(root: Path = ROOT) -> dict[str, dict[str, Any]]:
     """Return the outcomes by chapter name; empty before the first `make rehearse`."""
     return _read_json(rehearsals_file(root), root)
+
+
+def read_downloads(root: Path = ROOT) -> dict[str, int]:
+    """Return the megabytes that a chapter's set-up cell fetches in Colab, by chapter name."""
+    return _read_json(downloads_file(root), root)
+
+
+def own_requirements(chapter: Chapter, root: Path = ROOT) -> tuple[str, list[str]]:
+    """Return the extra of pyproject.toml that belongs to a chapter, as `ch16`, and its requirements; none is ""."""
+    extra = f"ch{chapter.manuscript.stem[:2]}"
+    extras = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    return (extra, extras[extra]) if extra in extras else ("", [])
+
+
+def own_modules(chapter: Chapter, root: Path = ROOT) -> list[str]:
+    """Return what the requirements of a chapter's extra are imported as."""
+    return [re.split(r"[^\w-]", line)[0].replace("-", "_") for line in own_requirements(chapter, root)[1]]
+
+
+def set_up_source(chapter: Chapter, root: Path = ROOT) -> str:
+    """Return the source of a chapter's set-up cell, which fetches what the chapter needs and a machine lacks."""
+    extra, _ = own_requirements(chapter, root)
+    package = f"llmbook[{extra}]" if extra else "llmbook"
+    modules = json.dumps(["llmbook", *own_modules(chapter, root)])
+    megabytes = read_downloads(root).get(chapter.name, 0)
+    return (
+        f"# Set-up: installs what is missing; in Colab that fetches {megabytes} MB and takes a minute or two.\n"
+        "import importlib.util\n"
+        f"if not all(map(importlib.util.find_spec, {modules})):\n"
+        f'    %pip install -q "{package} @ git+{repository_url(root)}"'
+    )
 
 
 def repository_url(root: Path = ROOT) -> str:

@@ -5,41 +5,59 @@ are built once, with the network; then each notebook is executed by itself in an
 cell that raises is a problem, and so is one that shows less than the stored page does: no figure where the page has
 one, no text where it has some. `notebooks/environments.json` keeps the outcome for the page "Run it".
 
+Of the packages that single chapters use besides (the extras `chNN`), a chapter sees its own alone.
+
 `COLAB_PYTHON` names the interpreter. `LIBRARIES=newest` takes what pip finds today for the ranges of pyproject.toml,
-`LIBRARIES=colab` holds the versions of `tools/colab-pins.txt`.
+`LIBRARIES=colab` holds the versions of `tools/colab-pins.txt`. `tools/colab.py --downloads` counts what the set-up
+cells fetch there and writes it into them.
 """
 
 import argparse
+import contextlib
 import hashlib
+import importlib.metadata
 import json
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+import tomllib
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from chapters import (
     CELL_TIMEOUT,
     ROOT,
+    SETUP_TAG,
     WORKERS,
     Chapter,
     Problem,
     code_cells,
+    downloads_file,
     environments_file,
     find_chapters,
     kernel_environment,
+    own_modules,
+    own_requirements,
     read_environments,
+    read_manuscript,
     read_notebook,
     report,
     select_chapters,
+    set_up_source,
+    tags,
 )
 from llmbook.files import write_whole
 from notebooks import first_line, folder_lock, normal_output
@@ -54,6 +72,13 @@ BUILD = (
     "corpora.pydocs(), corpora.catalogs(), corpora.code()"
 )
 KERNEL = "llmbook-readers"
+# What Colab has, with all that these need: its list as far as it is known here. The rest a set-up cell fetches.
+COLAB_HAS = (
+    "absl-py", "accelerate", "aiohttp", "babel", "datasets", "ipykernel", "lxml", "matplotlib", "networkx", "nltk",
+    "pandas", "peft", "regex", "requests", "safetensors", "scikit-learn", "scipy", "sentencepiece", "sympy", "tabulate",
+    "tokenizers", "torch", "tqdm", "transformers",
+)  # fmt: skip
+MEGABYTE = 1e6
 
 
 # --- the environment ------------------------------------------------------------------------------------------------
@@ -95,7 +120,8 @@ def make_environment(folder: Path, python: str, pins: Path | None) -> Path:
             print(f"making {folder.relative_to(ROOT)} with {python}: several minutes", flush=True)
             command(python, "-m", "venv", folder)
             limits = ["-c", str(pins)] if pins else []
-            command(own, "-m", "pip", "install", "-q", wheel, *RUNNER, *limits)
+            extras = ",".join(sorted({own_requirements(chapter)[0] for chapter in find_chapters()} - {""}))
+            command(own, "-m", "pip", "install", "-q", f"{wheel}[{extras}]", *RUNNER, *limits)
             stamp.write_text(key)
         else:
             command(own, "-m", "pip", "install", "-q", "--no-deps", "--force-reinstall", wheel)
@@ -147,8 +173,34 @@ def differences(stored: nbformat.NotebookNode, found: nbformat.NotebookNode) -> 
     return problems
 
 
-def run_alone(chapter: Chapter, kernels: Path, environment: dict[str, str]) -> dict[str, Any]:
-    """Execute a chapter's notebook by itself in an empty folder; return its seconds and problems."""
+def brought(wanted: Iterable[str]) -> set[str]:
+    """Return the names of requirements and of all that the installed ones require in turn."""
+    todo = [Requirement(line) for line in wanted]
+    seen: set[tuple[str, frozenset[str]]] = set()
+    while todo:
+        requirement = todo.pop()
+        entry = (canonicalize_name(requirement.name), frozenset(requirement.extras))
+        extras = {"", *requirement.extras}
+        if entry in seen:
+            continue
+        seen.add(entry)
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # the graders are not installed
+            further = map(Requirement, importlib.metadata.requires(requirement.name) or [])
+            todo += [
+                one for one in further if not one.marker or any(one.marker.evaluate({"extra": name}) for name in extras)
+            ]
+    return {name for name, _ in seen}
+
+
+def hidden_from(chapter: Chapter) -> list[str]:
+    """Return the modules that other chapters' set-up cells install, and neither this one's nor Colab."""
+    has = brought([*COLAB_HAS, *own_requirements(chapter)[1]])
+    others = {module for other in find_chapters() for module in own_modules(other)}
+    return sorted(module for module in others if canonicalize_name(module) not in has)
+
+
+def run_alone(chapter: Chapter, kernels: Path, environment: dict[str, str], hidden: Iterable[str]) -> dict[str, Any]:
+    """Execute a chapter's notebook by itself in an empty folder, without the hidden modules; return what came of it."""
     stored = read_notebook(chapter)
     notebook = nbformat.from_dict(stored)
     for cell in code_cells(notebook):
@@ -161,7 +213,7 @@ def run_alone(chapter: Chapter, kernels: Path, environment: dict[str, str]) -> d
         )  # fmt: skip
         client.create_kernel_manager().kernel_spec_manager.kernel_dirs = [str(kernels)]
         try:
-            client.execute(env=environment, stderr=subprocess.DEVNULL)
+            client.execute(env=environment | {"LLMBOOK_HIDDEN": ",".join(hidden)}, stderr=subprocess.DEVNULL)
             problems = differences(stored, notebook)
         except (CellTimeoutError, DeadKernelError) as error:
             problems = [f"{type(error).__name__}: {str(error).splitlines()[0]}"]
@@ -174,6 +226,38 @@ def write_kernel(folder: Path, python: Path) -> None:
     (folder / KERNEL).mkdir(parents=True)
     text = json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"})
     (folder / KERNEL / "kernel.json").write_text(text, encoding="utf-8")
+
+
+# --- what a set-up cell fetches ---------------------------------------------------------------------------------------
+
+
+def size_on_index(name: str) -> int:
+    """Return the bytes of the newest version's file that pip takes on Linux with Python 3.12."""
+    with urlopen(f"https://pypi.org/pypi/{name}/json", timeout=60) as answer:
+        files = {file["filename"]: file["size"] for file in json.load(answer)["urls"]}
+    for kind in (r"none-any\.whl", r"(cp312|abi3)-manylinux.*x86_64\.whl", r"tar\.gz|zip"):
+        if sizes := [size for file, size in files.items() if re.search(kind + "$", file)]:
+            return sizes[0]
+    raise Problem(f"{name}: the index has no file for Linux")
+
+
+def count_downloads() -> None:
+    """Write what each set-up cell fetches in Colab, in megabytes, into a committed file and into the cells."""
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    common, there = pyproject["project"]["dependencies"], brought(COLAB_HAS)
+    archive = subprocess.run(["git", "archive", "--format=tar.gz", "HEAD"], cwd=ROOT, capture_output=True, check=True)
+    chapters = find_chapters()
+    fetched = {chapter.name: brought([*common, *own_requirements(chapter)[1]]) - there for chapter in chapters}
+    size = {name: size_on_index(name) for name in sorted(set().union(*fetched.values()))}
+    megabytes = {
+        name: round((len(archive.stdout) + sum(size[one] for one in names)) / MEGABYTE)
+        for name, names in fetched.items()
+    }
+    write_whole(downloads_file(ROOT), json.dumps(megabytes, indent=1) + "\n")
+    for chapter in chapters:  # `make notebooks` brings the notebooks in step
+        old = next(cell.source for cell in code_cells(read_manuscript(chapter)) if SETUP_TAG in tags(cell))
+        text = chapter.manuscript.read_text(encoding="utf-8")
+        write_whole(chapter.manuscript, text.replace(old, set_up_source(chapter), 1))
 
 
 # --- all of them ----------------------------------------------------------------------------------------------------
@@ -207,7 +291,7 @@ def run(libraries: str, python: str, name: str) -> list[str]:
         write_kernel(Path(kernels), own)
 
         def one(chapter: Chapter) -> None:
-            outcome = run_alone(chapter, Path(kernels), environment)
+            outcome = run_alone(chapter, Path(kernels), environment, hidden_from(chapter))
             keep(libraries, {chapter.name: outcome | {"date": date.today().isoformat()}}, versions)
             print(f"{chapter.name}: {outcome['seconds']} s, {len(outcome['problems'])} problems", flush=True)
             found.extend(f"{chapter.name}, {problem}" for problem in outcome["problems"])
@@ -222,8 +306,12 @@ def main() -> int:
     parser.add_argument("chapter", nargs="?", default="", help="a chapter, such as 03-attention; all without it")
     parser.add_argument("--libraries", default="newest", help="newest (of the ranges), or colab (Colab's pins)")
     parser.add_argument("--python", default="", help="the interpreter; python3.12 if found")
+    parser.add_argument("--downloads", action="store_true", help="count what the set-up cells fetch, and nothing else")
     arguments = parser.parse_args()
     try:
+        if arguments.downloads:
+            count_downloads()
+            return 0
         return report(run(arguments.libraries or "newest", arguments.python, arguments.chapter))
     except Problem as problem:
         return report([str(problem)])

@@ -32,7 +32,7 @@ from chapters import (
     read_manuscript,
     read_measurements,
     read_notebook,
-    repository_url,
+    set_up_source,
     tags,
 )
 from house import kept_definitions, public_names, uses
@@ -51,7 +51,7 @@ class Case:
     manuscript: nbformat.NotebookNode
     notebook: nbformat.NotebookNode
     measurement: dict[str, Any]
-    repository: str
+    set_up: str
     bibliography: str
 
 
@@ -68,7 +68,7 @@ def load(chapter: Chapter, root: Path = ROOT) -> Case:
         manuscript=read_manuscript(chapter),
         notebook=read_notebook(chapter),
         measurement=read_measurements(root).get(chapter.name, {}),
-        repository=repository_url(root),
+        set_up=set_up_source(chapter, root),
         bibliography=bibliography.read_text(encoding="utf-8") if bibliography.exists() else "",
     )
 
@@ -144,15 +144,13 @@ def no_unrendered_mark_up(case: Case) -> list[str]:
 
 
 def set_up_cell(case: Case) -> list[str]:
-    """The first code cell installs the package from the repository where it is missing, and is the only one to."""
+    """The first code cell installs what the chapter needs where it is missing, and is the only one to."""
     code = code_cells(case.notebook)
     if not code or SETUP_TAG not in tags(code[0]):
         return [f"the first code cell has no tag {SETUP_TAG}: begin with the set-up cell (see CONTRIBUTING.md)"]
     problems = []
-    if f"git+{case.repository}" not in code[0].source:
-        problems.append(f"the set-up cell does not install from {case.repository}: run `make address URL=...`")
-    if 'find_spec("llmbook") is None' not in code[0].source:
-        problems.append('the set-up cell installs unconditionally: ask find_spec("llmbook") is None')
+    if code[0].source != case.set_up:
+        problems.append(f"the set-up cell is not the one of this chapter and address, which is:\n{case.set_up}")
     if any(SETUP_TAG in tags(cell) for cell in code[1:]):
         problems.append(f"more than one cell has the tag {SETUP_TAG}")
     return problems

@@ -2,11 +2,25 @@
 
 The default path of a chapter needs no network, and this makes a violation fail even on a machine that has one. The
 exception does not derive from `Exception`, so that no library can take it for a passing failure and carry on.
+
+LLMBOOK_HIDDEN names modules, with commas between them, that count as not installed.
 """
 
+import importlib.machinery
 import ipaddress
+import os
 import socket
 from typing import Any
+
+_hidden = frozenset(os.environ.get("LLMBOOK_HIDDEN", "").split(","))
+_find_spec = importlib.machinery.PathFinder.find_spec
+
+
+def _find_unless_hidden(name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+    return None if name in _hidden else _find_spec(name, path, target)
+
+
+importlib.machinery.PathFinder.find_spec = _find_unless_hidden  # type: ignore[method-assign, assignment]
 
 
 class NetworkUsedError(BaseException):
