@@ -1,12 +1,14 @@
-"""Chapter 1's models, each at its best rate, on more text: `llmbook/results/language_models.json`.
+"""Chapter 1's models, each at its best rate, on more text, and SmolLM2: `llmbook/results/language_models.json`.
 
 Runs the chapter's own code (the cells tagged `engine` of its manuscript), so nothing is defined twice. For each number
 of tokens N, each network is trained in one pass over the first N tokens of `pydocs`, shuffled as in the chapter. Its
 learning rate is doubled and halved, with the first seed, until the rate with the fewest bits on validation text is not
 at the edge of those tried; with that rate the other seeds follow. Kneser-Ney of order 5 is counted on the same tokens.
+Besides: lzma with all of the training text in its window; SmolLM2's bits for held-out documents; and what SmolLM2 and
+Kneser-Ney write from the beginnings of held-out documents, by each method, with what each of the two finds it to cost.
 Runs that the file holds already, made by the same code, are kept: repeat the command until nothing is left to do.
 
-    python benchmarks/ch01_language_models.py
+    python benchmarks/ch01_language_models.py && python benchmarks/ch01_language_models.py --real
 """
 
 import time
@@ -16,9 +18,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
+from torch import Tensor
 
-from llmbook import corpora, ngram, results, tokenization
-from llmbook.evaluation.likelihood import BOOK
+from llmbook import corpora, generation, hub, ngram, results, tokenization
+from llmbook.evaluation.likelihood import BOOK, score_texts
 from llmbook.metrics import bits_per_byte
 from recording import Job, Runs, parser
 
@@ -105,11 +109,77 @@ def jobs(
                 yield job(n, kind, rate, seed)
 
 
+def real_jobs(
+    chapter: ModuleType, tokenizer: Tokenizer, texts: list[str], train: list[np.ndarray], held_out: list[str]
+) -> Iterator[Job]:
+    """Yield the runs of lzma on all of the text, of SmolLM2 on held-out documents, and of what both kinds write.
+
+    Args:
+        chapter: its engine cells.
+        tokenizer: of the table.
+        texts: the training text.
+        train: the same as the tokenizer's ids.
+        held_out: the texts that are scored, and continued.
+    """
+    histories = ("\n\n".join(documents).encode() for documents in (texts, held_out))
+    yield Job(
+        lambda: {"bits_per_byte": chapter.compressed_bits(*histories)}, {"documents": len(texts)}, where=("lzma",)
+    )
+    model, smol_tokenizer = hub.pretrained("smollm2-135m-instruct")
+    model.to(chapter.rt.device)
+    convention = BOOK.for_tokenizer(smol_tokenizer)
+    chosen = held_out[: chapter.SMOL_DOCUMENTS]
+
+    def score() -> list[dict[str, Any]]:
+        found = score_texts(model, smol_tokenizer, chosen, convention, batch_size=2)
+        parts = zip(found.bits.tolist(), found.tokens.tolist(), found.bytes.tolist(), strict=True)
+        return [{"bits": bits, "tokens": tokens, "bytes": size} for bits, tokens, size in parts]
+
+    yield Job(score, *({"document": number} for number in range(len(chosen))), where=("smollm2",))
+
+    table = ngram.KneserNey(ngram.NGramCounts(train, tokenizer.get_vocab_size(), 5), 5)
+    starts, people = chapter.beginnings(smol_tokenizer, held_out)
+
+    def next_token(ids: Tensor) -> Tensor:
+        return torch.tensor(np.stack([table.distribution(row) for row in ids.tolist()])).log()
+
+    special = [smol_tokenizer.bos_token_id, *(i for i in smol_tokenizer.all_special_ids)]
+    writers = {
+        "Kneser-Ney": (next_token, tokenizer, [0], 72),
+        "SmolLM2": (generation.cached_scores(model), smol_tokenizer, special, 48),
+    }
+    judges = {"Kneser-Ney": (table, tokenizer, 0), "SmolLM2": (model, smol_tokenizer, special[0])}
+
+    def judged(written: list[str]) -> dict[str, Any]:
+        """Return what each continuation costs each judge, in bits, and SmolLM2's mean bits at each place."""
+        whole = [start + text for start, text in zip(starts, written, strict=True)]
+        scores: dict[str, Any] = {"bytes": [len(text.encode()) for text in written]}
+        for name, judge in judges.items():
+            bits = [chapter.token_bits(*judge[:2], texts, judge[2]) for texts in (whole, starts)]
+            scores[f"bits, {name}"] = [round(float(a.sum() - b.sum()), 3) for a, b in zip(*bits, strict=True)]
+        least = min(len(row) for row in bits[0])
+        places = np.mean([row[:least] for row in bits[0]], axis=0)
+        return scores | {"places": [round(float(value), 3) for value in places]}
+
+    yield Job(lambda: judged(people), {"writer": "people", "method": "people"}, where=("written",))
+    for writer, (scores, own, ids, new_tokens) in writers.items():
+        for method in (*chapter.METHODS, "beam 5"):
+
+            def compose(
+                scores: Any = scores, own: Any = own, ids: list[int] = ids, new: int = new_tokens, method: str = method
+            ) -> dict[str, Any]:
+                written = chapter.write(scores, own, starts, method, ids, new)
+                return {"texts": written} | judged(written)
+
+            yield Job(compose, {"writer": writer, "method": method}, where=("written",))
+
+
 def main() -> None:
     """Train, score, record."""
     options = parser(__doc__)
     sizes = [200_000, 400_000]
     options.add_argument("--tokens", type=int, nargs="+", default=sizes, help="sizes of the training text, in tokens")
+    options.add_argument("--real", action="store_true", help="lzma and SmolLM2 in place of the networks")
     arguments = options.parse_args()
 
     runs = Runs(PATH, CHAPTER, arguments, CONFIRM_BY)
@@ -127,7 +197,11 @@ def main() -> None:
     validation, test = encoded(docs["validation"]["text"][:100]), encoded(corpora.held_out())
     train = tokenization.encode_documents(tokenizer, texts[:5000])
     vocab_size = tokenizer.get_vocab_size()
-    runs.go(jobs(runs.chapter, train, validation, test, vocab_size, sorted(arguments.tokens), runs.rows))
+    if arguments.real:
+        all_of_it = tokenization.encode_documents(tokenizer, texts)
+        runs.go(real_jobs(runs.chapter, tokenizer, texts, all_of_it, corpora.held_out()))
+    else:
+        runs.go(jobs(runs.chapter, train, validation, test, vocab_size, sorted(arguments.tokens), runs.rows))
 
 
 if __name__ == "__main__":
