@@ -4,8 +4,8 @@ Runs the chapter's own code (the cells tagged `engine` of its manuscript), so no
 of tokens N, each network is trained in one pass over the first N tokens of `pydocs`, shuffled as in the chapter. Its
 learning rate is doubled and halved, with the first seed, until the rate with the fewest bits on validation text is not
 at the edge of those tried; with that rate the other seeds follow. Kneser-Ney of order 5 is counted on the same tokens.
-Besides: lzma with all of the training text in its window; SmolLM2's bits for held-out documents; and what SmolLM2 and
-Kneser-Ney write from the beginnings of held-out documents, by each method, with what each of the two finds it to cost.
+Besides: SmolLM2's bits for held-out documents, and what it writes after the beginnings of some, with its bits for that
+and for what people wrote there.
 Runs that the file holds already, made by the same code, are kept: repeat the command until nothing is left to do.
 
     python benchmarks/ch01_language_models.py && python benchmarks/ch01_language_models.py --real
@@ -18,12 +18,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
-from torch import Tensor
 
 from llmbook import corpora, generation, hub, ngram, results, tokenization
 from llmbook.evaluation.likelihood import BOOK, score_texts
 from llmbook.metrics import bits_per_byte
+from llmbook.ngram import KneserNey
 from recording import Job, Runs, parser
 
 CHAPTER = "01-language-models"
@@ -69,7 +68,7 @@ def jobs(
 
     def count(n: int) -> dict[str, Any]:
         start = time.perf_counter()
-        table = ngram.KneserNey(ngram.NGramCounts(train[: np.searchsorted(ends, n)], vocab_size, 5), 5)
+        table = KneserNey(ngram.NGramCounts(train[: np.searchsorted(ends, n)], vocab_size, 5), 5)
         seconds = time.perf_counter() - start
         bits = {"validation": validation, "bits_per_byte": test}
         scores = {name: text.bits_per_byte(table.log_prob(text.documents)) for name, text in bits.items()}
@@ -109,77 +108,50 @@ def jobs(
                 yield job(n, kind, rate, seed)
 
 
-def real_jobs(
-    chapter: ModuleType, tokenizer: Tokenizer, texts: list[str], train: list[np.ndarray], held_out: list[str]
-) -> Iterator[Job]:
-    """Yield the runs of lzma on all of the text, of SmolLM2 on held-out documents, and of what both kinds write.
+def real_jobs(chapter: ModuleType, held_out: list[str]) -> Iterator[Job]:
+    """Yield the runs of SmolLM2: what it writes after the beginnings of held-out texts, and what it needs for them.
 
     Args:
         chapter: its engine cells.
-        tokenizer: of the table.
-        texts: the training text.
-        train: the same as the tokenizer's ids.
         held_out: the texts that are scored, and continued.
     """
-    histories = ("\n\n".join(documents).encode() for documents in (texts, held_out))
-    yield Job(
-        lambda: {"bits_per_byte": chapter.compressed_bits(*histories)}, {"documents": len(texts)}, where=("lzma",)
-    )
-    model, smol_tokenizer = hub.pretrained("smollm2-135m-instruct")
+    model, tokenizer = hub.pretrained("smollm2-135m-instruct")
     model.to(chapter.rt.device)
-    convention = BOOK.for_tokenizer(smol_tokenizer)
-    chosen = held_out[: chapter.SMOL_DOCUMENTS]
-
-    def score() -> list[dict[str, Any]]:
-        found = score_texts(model, smol_tokenizer, chosen, convention, batch_size=2)
-        parts = zip(found.bits.tolist(), found.tokens.tolist(), found.bytes.tolist(), strict=True)
-        return [{"bits": bits, "tokens": tokens, "bytes": size} for bits, tokens, size in parts]
-
-    yield Job(score, *({"document": number} for number in range(len(chosen))), where=("smollm2",))
-
-    table = ngram.KneserNey(ngram.NGramCounts(train, tokenizer.get_vocab_size(), 5), 5)
-    starts, people = chapter.beginnings(smol_tokenizer, held_out)
-
-    def next_token(ids: Tensor) -> Tensor:
-        return torch.tensor(np.stack([table.distribution(row) for row in ids.tolist()])).log()
-
-    special = [smol_tokenizer.bos_token_id, *(i for i in smol_tokenizer.all_special_ids)]
-    writers = {
-        "Kneser-Ney": (next_token, tokenizer, [0], 72),
-        "SmolLM2": (generation.cached_scores(model), smol_tokenizer, special, 48),
-    }
-    judges = {"Kneser-Ney": (table, tokenizer, 0), "SmolLM2": (model, smol_tokenizer, special[0])}
+    special = [tokenizer.bos_token_id, *tokenizer.all_special_ids]
+    starts, people = chapter.beginnings(tokenizer, held_out)
 
     def judged(written: list[str]) -> dict[str, Any]:
-        """Return what each continuation costs each judge, in bits, and SmolLM2's mean bits at each place."""
+        """Return what each continuation costs SmolLM2, in bits, and its mean bits at each place."""
         whole = [start + text for start, text in zip(starts, written, strict=True)]
-        scores: dict[str, Any] = {"bytes": [len(text.encode()) for text in written]}
-        for name, judge in judges.items():
-            bits = [chapter.token_bits(*judge[:2], texts, judge[2]) for texts in (whole, starts)]
-            scores[f"bits, {name}"] = [round(float(a.sum() - b.sum()), 3) for a, b in zip(*bits, strict=True)]
-        least = min(len(row) for row in bits[0])
-        places = np.mean([row[:least] for row in bits[0]], axis=0)
-        return scores | {"places": [round(float(value), 3) for value in places]}
+        found, before = (chapter.token_bits(model, tokenizer, texts, special[0]) for texts in (whole, starts))
+        bits = [round(float(row.sum() - first.sum()), 3) for row, first in zip(found, before, strict=True)]
+        least = min(len(row) for row in found)
+        places = np.mean([row[:least] for row in found], axis=0)
+        return {"bits": bits, "places": [round(float(value), 3) for value in places]}
+
+    def greedy() -> dict[str, Any]:
+        scores = generation.cached_scores(model)
+        written = chapter.write(scores, tokenizer, starts, "greedy", special, new_tokens=48)
+        return {"texts": written} | judged(written)
 
     yield Job(lambda: judged(people), {"writer": "people", "method": "people"}, where=("written",))
-    for writer, (scores, own, ids, new_tokens) in writers.items():
-        for method in (*chapter.METHODS, "beam 5"):
+    yield Job(greedy, {"writer": "SmolLM2", "method": "greedy"}, where=("written",))
+    convention = BOOK.for_tokenizer(tokenizer)
+    for number, text in enumerate(held_out[: chapter.SMOL_DOCUMENTS]):
 
-            def compose(
-                scores: Any = scores, own: Any = own, ids: list[int] = ids, new: int = new_tokens, method: str = method
-            ) -> dict[str, Any]:
-                written = chapter.write(scores, own, starts, method, ids, new)
-                return {"texts": written} | judged(written)
+        def score(text: str = text) -> dict[str, Any]:
+            found = score_texts(model, tokenizer, [text], convention, batch_size=1)
+            return {"bits": float(found.bits[0]), "tokens": int(found.tokens[0]), "bytes": int(found.bytes[0])}
 
-            yield Job(compose, {"writer": writer, "method": method}, where=("written",))
+        yield Job(score, {"document": number}, where=("smollm2",))
 
 
 def main() -> None:
     """Train, score, record."""
     options = parser(__doc__)
-    sizes = [200_000, 400_000]
+    sizes = [200_000]
     options.add_argument("--tokens", type=int, nargs="+", default=sizes, help="sizes of the training text, in tokens")
-    options.add_argument("--real", action="store_true", help="lzma and SmolLM2 in place of the networks")
+    options.add_argument("--real", action="store_true", help="SmolLM2 in place of the networks")
     arguments = options.parse_args()
 
     runs = Runs(PATH, CHAPTER, arguments, CONFIRM_BY)
@@ -195,11 +167,11 @@ def main() -> None:
         return Text(tokenization.encode_documents(tokenizer, texts), sum(len(text.encode()) for text in texts))
 
     validation, test = encoded(docs["validation"]["text"][:100]), encoded(corpora.held_out())
-    train = tokenization.encode_documents(tokenizer, texts[:5000])
+    few = max(arguments.tokens) < 1_000_000  # then a part of the text is enough
+    train = tokenization.encode_documents(tokenizer, texts[:5000] if few else texts)
     vocab_size = tokenizer.get_vocab_size()
     if arguments.real:
-        all_of_it = tokenization.encode_documents(tokenizer, texts)
-        runs.go(real_jobs(runs.chapter, tokenizer, texts, all_of_it, corpora.held_out()))
+        runs.go(real_jobs(runs.chapter, corpora.held_out()))
     else:
         runs.go(jobs(runs.chapter, train, validation, test, vocab_size, sorted(arguments.tokens), runs.rows))
 
