@@ -5,11 +5,17 @@ log-probabilities, which differ by a constant in each row and so give the same c
 a Transformer are all driven by the same lines.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from llmbook.transformer import Decoder
 
 NextToken = Callable[[Tensor], Tensor]
 
@@ -126,3 +132,35 @@ def beam_search(
     if scores[0] > best_score:
         best, best_score = beams[0], float(scores[0])
     return best, best_score
+
+
+def cached_scores(decoder: Decoder) -> NextToken:
+    """Return a decoder as a function from ids to scores that computes new tokens only (chapter 1; built in chapter 20).
+
+    Keys and values of the call before are kept. Where each row of a call is one of the rows before and one token more,
+    as in :func:`sample` and :func:`beam_search`, only that token is computed; any other call is computed as a whole.
+
+    Args:
+        decoder: a causal model of the book. Ids go to its device; scores come back in ``float32`` on the CPU.
+    """
+    device = next(decoder.parameters()).device
+    seen = torch.empty(0, 0, dtype=torch.long)
+    cache: Any = None
+
+    @torch.no_grad()
+    def scores(ids: Tensor) -> Tensor:
+        nonlocal seen, cache
+        new = ids
+        if cache is not None and seen.shape[1] == ids.shape[1] - 1:
+            same = (ids[:, None, :-1] == seen).all(-1)  # (batch, rows before)
+            if same.any(1).all():
+                rows = same.int().argmax(1).to(device)  # (batch,)
+                cache = [(keys[rows], values[rows]) for keys, values in cache]
+                new = ids[:, -1:]
+        if new is ids:
+            cache = None
+        out = decoder(new.to(device), past_key_values=cache, use_cache=True)
+        seen, cache = ids, out.past_key_values
+        return out.logits[:, -1].float().cpu()  # (batch, vocab)
+
+    return scores

@@ -26,7 +26,7 @@ import ch17_evaluate
 import ch18_domains
 import pretrain
 import recording
-from llmbook import hub, results, training
+from llmbook import generation, hub, results, tokenization, training
 from llmbook.transformer import Decoder, Encoder, EncoderDecoder, TransformerConfig
 
 
@@ -34,8 +34,8 @@ def test_the_chapters_engine_trains_and_scores_every_model(engine):
     chapter = engine(ch01_language_models)
     stream = torch.arange(20_000) % 30  # each token tells the next one
     document = (np.arange(200) % 30).astype(np.int32)
-    assert len(chapter.RATES) == 3
-    for kind, rate in chapter.RATES.items():
+    assert len(chapter.FIRST_RATES) == 3
+    for kind, rate in chapter.FIRST_RATES.items():
         torch.manual_seed(0)
         model = kind(30, 32)
         before = chapter.log_probs(model, [document, document[:5]])
@@ -45,13 +45,42 @@ def test_the_chapters_engine_trains_and_scores_every_model(engine):
         assert after.mean() > before.mean() + 0.5, kind.__name__
 
 
-def test_the_first_benchmark_counts_first_then_trains_every_model_on_every_size(engine):
+def test_the_first_benchmark_counts_first_then_searches_every_models_rate(engine):
     chapter = engine(ch01_language_models)
+    chapter.WIDTH = 8
     train = [np.arange(50, dtype=np.int32) % 30] * 8
-    jobs = list(ch01_language_models.jobs(chapter, train, train[:1], 100, 30, [100, 200], width=8))
-    assert [str(job) for job in jobs[:3]] == ["Kneser-Ney 100 None", "Kneser-Ney 200 None", "FeedForwardLM 100 0"]
-    assert len(jobs) == 2 + 2 * len(chapter.RATES) * len(chapter.SEEDS)
-    assert all(0 < job.make()["bits_per_byte"] < 20 for job in jobs[1:3])
+    text = ch01_language_models.Text(train[:1], 100)
+    made = []
+    jobs = ch01_language_models.jobs(chapter, train, text, text, 30, [100, 200], lambda: made)
+    names = []
+    for job in jobs:
+        names.append(str(job))
+        (key,) = job.keys
+        if key["rate"] is None or len(names) == 3:
+            assert 0 < job.make()["bits_per_byte"] < 20
+        rate = key["rate"] or 1  # as if twice the rate that the search begins with were the best of all
+        best = 2 * dict((kind.__name__, rate) for kind, rate in chapter.FIRST_RATES.items()).get(key["model"], 1)
+        made.append(key | {"validation": abs(math.log2(rate / best))})
+    assert names[:3] == ["Kneser-Ney 100 None None", "Kneser-Ney 200 None None", "FeedForwardLM 100 0.004 0"]
+    rates = [run["rate"] for run in made if (run["model"], run["tokens"], run["seed"]) == ("LSTMLM", 100, 0)]
+    assert rates == [0.008, 0.016, 0.032, 0.064]  # doubled once more, since the best was at the edge
+    assert [run["rate"] for run in made if (run["model"], run["seed"]) == ("LSTMLM", 2)] == [0.032, 0.032]
+
+
+def test_the_first_benchmarks_writers_continue_texts_and_are_read_by_both_models(engine):
+    chapter = engine(ch01_language_models)
+    torch.manual_seed(0)
+    tokenizer = tokenization.train_byte_bpe(["a b c d e f g " * 20], 60 + 256)
+    model = Decoder(TransformerConfig(tokenizer.get_vocab_size(), d_model=16, num_layers=1, num_heads=2)).eval()
+    starts, people = chapter.beginnings(tokenizer, ["a b c d " * 80, "too short", "e f g a " * 80], tokens=4)
+    assert len(starts) == len(people) == 2
+    assert all(len(text) == chapter.CHARACTERS for text in people)
+    scores = generation.cached_scores(model)
+    for method in (*chapter.METHODS, "beam 5"):
+        written = chapter.write(scores, tokenizer, starts, method, [0], 5)
+        assert len(written) == 2 and all(0 < len(text) <= chapter.CHARACTERS for text in written)
+    bits = chapter.token_bits(model, tokenizer, starts, 0)
+    assert [len(row) for row in bits] == [4, 4]
 
 
 def test_the_second_chapters_engine_trains_every_family_and_asks_it_in_every_way(engine):

@@ -9,7 +9,8 @@ from torch.testing import assert_close
 from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.generation import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from llmbook.generation import beam_search, filter_logits, sample
+from llmbook.generation import beam_search, cached_scores, filter_logits, sample
+from llmbook.transformer import Decoder, TransformerConfig
 
 
 def random_model(seed: int, vocab: int = 5):
@@ -104,6 +105,28 @@ def test_beam_search_equals_hugging_face(num_beams):
             pad_token_id=0, attention_mask=torch.ones_like(prompt),
         )  # fmt: skip
     assert ours.equal(theirs[0])
+
+
+def test_cached_scores_choose_as_scores_computed_anew():
+    torch.manual_seed(0)
+    decoder = Decoder(TransformerConfig(40, d_model=16, num_layers=2, num_heads=2)).eval()
+    computed = []
+    decoder.register_forward_pre_hook(lambda _, given: computed.append(given[0].numel()))
+    kept, prompt = cached_scores(decoder), torch.tensor([[3, 1, 4], [1, 5, 9]])
+
+    @torch.no_grad()
+    def anew(ids):
+        return decoder(ids).logits[:, -1]
+
+    for settings_ in ({"top_k": 1}, {"temperature": 1.5}):
+        drawn = [sample(scores, prompt, 6, torch.Generator().manual_seed(0), **settings_) for scores in (kept, anew)]
+        assert drawn[0].equal(drawn[1])
+    (ours, ours_score), (theirs, theirs_score) = (beam_search(scores, prompt[:1], 6, 3) for scores in (kept, anew))
+    assert ours.equal(theirs) and math.isclose(ours_score, theirs_score, rel_tol=1e-5)
+    computed.clear()
+    sample(kept, prompt, 6, torch.Generator().manual_seed(0), top_k=1)
+    assert computed == [6, 2, 2, 2, 2, 2]
+    assert_close(kept(torch.tensor([[7]])), anew(torch.tensor([[7]])))  # another text: nothing is taken from the last
 
 
 @pytest.mark.parametrize(
