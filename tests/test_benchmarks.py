@@ -6,6 +6,7 @@ import pickle
 import traceback
 from collections import Counter
 from importlib import import_module
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -85,14 +86,24 @@ def test_the_first_benchmarks_writers_continue_texts_and_are_read_by_both_models
 
 def test_the_second_chapters_engine_trains_every_family_and_asks_it_in_every_way(engine):
     chapter = engine(ch02_three_families)
-    chapter.train = chapter.train[:300]
-    chapter.SEEDS = (0,)
-    jobs = list(ch02_three_families.jobs(chapter, [1]))
+    chapter.train, chapter.held_out = chapter.train[:300], chapter.held_out[:50]
+    chapter.SEEDS, chapter.RATES, chapter.PASSES = (0,), (8e-3,), 1
+    rates = [{"family": name, "rate": 8e-3, "bits": 6.0} for name in chapter.FAMILIES]
+    runs = SimpleNamespace(chapter=chapter, rows=lambda where: rates)
+    trials = list(ch02_three_families.jobs(runs, [1], ["rates"]))
+    assert [str(job) for job in trials] == [f"{name} 0.008" for name in chapter.FAMILIES]
+    assert 0 < trials[0].make()["bits"] < 12
+    jobs = list(ch02_three_families.jobs(runs, [1], ["runs"]))
     assert [key["method"] for job in jobs for key in job.keys] == list(chapter.METHODS)
-    runs = [run for job in jobs for run in job.make()]
-    assert len(runs) == len(chapter.METHODS)
-    assert all(0.02 < run["gaps"] < 1 for run in runs)  # one of 700 words at random would be 0.001
-    assert len({run["parameters"] for run in runs}) == 1
+    made = [run for job in jobs for run in job.make()]
+    assert len(made) == len(chapter.METHODS)
+    assert all(0.02 < run["gaps"] < 1 for run in made)  # one of 700 words at random would be 0.001
+
+
+def test_the_second_chapters_best_rate_is_the_one_with_the_fewest_bits_of_each_family(engine):
+    trials = [("one", 1e-3, 5.0), ("one", 2e-3, 4.0), ("two", 1e-3, 2.0), ("two", 2e-3, 3.0)]
+    trials = [dict(zip(("family", "rate", "bits"), trial, strict=True)) for trial in trials]
+    assert engine(ch02_three_families).best_rates(trials) == {"one": 2e-3, "two": 1e-3}
 
 
 @pytest.mark.slow
