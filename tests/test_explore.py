@@ -1,5 +1,6 @@
 """Packing a model for the page, the explorer's scripts and words, the directive, and what is refused."""
 
+import base64
 import gzip
 import hashlib
 import importlib
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load, save
 
 from llmbook import explore as package
@@ -414,6 +416,14 @@ M = torch.zeros(3, 2)
 def test_pictures_refuse_what_they_cannot_show(call, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         call()
+
+
+def test_still_of_attention_fills_its_canvas():
+    few, many = ["a=?", "b=?"], ["a=1", "b=2", "c=3", "d=4"]
+    view = pictures.attention(torch.randn(2, 3), torch.randn(4, 3), torch.randn(4, 10), few, many)
+    still_picture = Image.open(io.BytesIO(base64.b64decode(view._repr_mimebundle_()["image/png"]))).convert("L")
+    drawn = np.asarray(still_picture) < 200  # (height, width)
+    assert drawn.any(axis=1).mean() > 0.7 and drawn.any(axis=0).mean() > 0.7
 
 
 def test_picture_is_the_same_for_the_same_call_and_writes_its_words_safely():

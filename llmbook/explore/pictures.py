@@ -88,15 +88,7 @@ def attention(
     scores = q @ k.T / (math.sqrt(q.shape[1]) if scaled else 1)  # (query, key)
     weights = np.exp(scores - scores.max(1, keepdims=True))
     weights /= weights.sum(1, keepdims=True)
-    parts = {"Q": q, "K": k, "V": v, "Scores": scores, "Weights": weights, "Output": weights @ v}
-    figure, axes = _figure(6, 0.9 + 0.28 * max(len(q), len(k)), width_ratios=[part.shape[1] for part in parts.values()])
-    for ax, (name, part) in zip(axes, parts.items(), strict=True):
-        ax.imshow(part, cmap="Blues" if name == "Weights" else "cividis")
-        ax.set_title(name, fontsize=9, loc="center")
-        rows = names if name in ("K", "V") else tokens
-        ax.set_yticks(range(len(rows)), rows, fontsize=7.5, parse_math=False)
-        ax.set_xticks([])
-        ax.grid(False)
+    figure = _matrices(q, k, v, scores, weights, (list(tokens), names), value_names)
     data = dict(zip(("query", "key", "value"), matrices, strict=True))
     features = None if value_names is None else list(value_names)
     return _view(
@@ -104,6 +96,45 @@ def attention(
         {**data, "queries": list(tokens), "keys": names, "features": features, "scaled": scaled},
         figure, label, language,
     )  # fmt: skip
+
+
+def _matrices(
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    scores: np.ndarray,
+    weights: np.ndarray,
+    rows: tuple[list[str], list[str]],
+    value_names: Sequence[str] | None,
+) -> Figure:
+    """Draw what goes in above what comes out: one scale of colours for all numbers, and one for the weights."""
+    parts = {"Q": q, "K": k, "V": v, "Scores": scores, "Weights": weights, "Output": weights @ v}
+    limit = max(np.abs(part).max() for part in parts.values()) or 1.0
+    widths = [max(q.shape[1], len(k))] * 2 + [v.shape[1]]
+    cell = min(0.34, 4.4 / sum(widths))  # inches
+    heights = [max(len(q), len(k)), len(q)]
+    with book_style():
+        figure = BookFigure(figsize=(7.2, 1.5 + cell * sum(heights)), layout="constrained")
+        axes = figure.subplots(2, 3, width_ratios=widths, height_ratios=heights)
+        shown = {}
+        for ax, (name, part) in zip(axes.flat, parts.items(), strict=True):
+            scale = {"cmap": "Blues", "vmin": 0, "vmax": 1} if name == "Weights" else {
+                "cmap": "cividis", "vmin": -limit, "vmax": limit}  # fmt: skip
+            shown[name] = ax.imshow(part, **scale)
+            ax.set_title(name, fontsize=9, loc="center")
+            names = rows[1] if name in ("K", "V") else rows[0]
+            ax.set_yticks(range(len(names)), names, fontsize=7.5, parse_math=False)
+            columns = rows[1] if name in ("Scores", "Weights") else value_names if name in ("V", "Output") else None
+            ax.set_xticks(range(part.shape[1]), columns or [""] * part.shape[1], fontsize=7.5, parse_math=False)
+            ax.tick_params(length=0)
+            if name in ("Scores", "Weights"):
+                ax.tick_params(axis="x", rotation=90)
+            ax.grid(False)
+        for name, label, row in (("V", "number", 0), ("Weights", "weight", 1)):
+            bar = figure.colorbar(shown[name], ax=axes[row], fraction=0.03, aspect=12)
+            bar.set_label(label, fontsize=8)
+            bar.ax.tick_params(labelsize=7.5)
+    return figure
 
 
 def softmax(
