@@ -28,7 +28,9 @@ def sinusoidal(length: int, d_model: int, base: float = 10_000.0, device: torch.
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)  # (length, d_model)
 
 
-def rotary(positions: Tensor, d_head: int, base: float = 10_000.0) -> tuple[Tensor, Tensor]:
+def rotary(
+    positions: Tensor, d_head: int, base: float = 10_000.0, frequencies: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Return cosines and sines ``(..., time, d_head)`` for :func:`apply_rotary`, in single precision.
 
     Args:
@@ -36,9 +38,12 @@ def rotary(positions: Tensor, d_head: int, base: float = 10_000.0) -> tuple[Tens
             for the heads, ``positions[:, None]``.
         d_head: features of a head, even.
         base: the longest wavelength is almost ``2 pi base`` tokens.
+        frequencies: angle per position of each plane, ``(d_head / 2,)``, in place of those that follow from the base:
+            a model that reads texts longer than those of its training has them changed (chapter 4).
 
     Raises:
-        ValueError: an odd ``d_head``, or positions in half precision, which cannot tell far tokens apart.
+        ValueError: an odd ``d_head``, frequencies of another number of planes, or positions in half precision, which
+            cannot tell far tokens apart.
     """
     if positions.dtype in (torch.float16, torch.bfloat16):
         exact = 2048 if positions.dtype == torch.float16 else 256
@@ -46,7 +51,15 @@ def rotary(positions: Tensor, d_head: int, base: float = 10_000.0) -> tuple[Tens
             f"positions are {positions.dtype}, which holds whole numbers exactly only up to {exact}: make them with "
             "torch.arange(time), and give the angles a lower precision afterwards if you must"
         )
-    angles = positions[..., None].float() * _frequencies(d_head, base, positions.device)  # (..., time, d_head / 2)
+    speeds = _frequencies(d_head, base, positions.device)  # (d_head / 2,)
+    if frequencies is not None:
+        if frequencies.shape != speeds.shape:
+            raise ValueError(
+                f"frequencies have shape {tuple(frequencies.shape)}: heads of {d_head} features take one for each of "
+                f"their {d_head // 2} planes"
+            )
+        speeds = frequencies.to(speeds)
+    angles = positions[..., None].float() * speeds  # (..., time, d_head / 2)
     angles = torch.cat([angles, angles], dim=-1)  # (..., time, d_head)
     return angles.cos(), angles.sin()
 

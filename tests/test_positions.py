@@ -27,6 +27,7 @@ from llmbook.positions import (
     rotary,
     sinusoidal,
 )
+from llmbook.transformer import Decoder, TransformerConfig
 
 seeds = st.integers(0, 2**31)
 even = st.integers(1, 16).map(lambda half: 2 * half)
@@ -160,6 +161,24 @@ def test_squeezed_positions_equal_hugging_faces_linear_scaling(factor):
     assert_close(rotary(torch.arange(300) / factor, 16), (cos[0], sin[0]), atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("position_ids", [torch.arange(40), torch.tensor([[0, 5, 9000], [1, 2, 3]])])
+def test_other_frequencies_turn_the_planes_at_their_speeds(position_ids):
+    base = 10_000 ** -(torch.arange(0, 16, 2) / 16)
+    assert_close(rotary(position_ids, 16, frequencies=base), rotary(position_ids, 16), atol=2e-3, rtol=0)
+    assert_close(rotary(position_ids, 16, frequencies=base / 4), rotary(position_ids / 4, 16), atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("way", ["squeezed", "raised_base", "by_parts"])
+@pytest.mark.parametrize("factor", [2.0, 8.0])
+def test_the_chapters_ways_slow_the_last_plane_by_the_factor_and_none_more(chapter, way, factor):
+    theta = chapter.speeds_of(64, 10_000.0)
+    changed = getattr(chapter, way)(theta, factor, 2048)
+    assert_close(changed[-1], theta[-1] / factor)
+    assert ((theta / factor <= changed * 1.0001) & (changed <= theta * 1.0001)).all()
+    if way != "squeezed":
+        assert_close(changed[0], theta[0])
+
+
 def test_gptjs_layout_differs_by_the_order_of_the_features():
     query, key = normal(2, 1, 4, 30, 16)  # (batch, heads, time, d_head) each
     sin, cos = modeling_gptj.create_sinusoidal_positions(30, 16).chunk(2, dim=-1)
@@ -282,12 +301,38 @@ def chapter(engine):
 
 def test_the_chapters_engine_trains_every_scheme(chapter):
     text = torch.arange(12_000) % 30  # each byte tells the next one
-    for position in (*chapter.SCHEMES, "t5"):
-        run = ch04_positions.order_run(chapter, "first", position, seed=0, steps=3, layers=1)
+    for position in chapter.SCHEMES:
+        run = ch04_positions.order_run(chapter, "first", position, seed=0, steps=3)
         assert set(chapter.RANGES) < set(run) and 0 <= run["257-512"] <= 1
-        run = ch04_positions.language_run(chapter, position, 0, text, text[: chapter.HELD_OUT], layers=1)
+        assert len(run["curve"]) == len(chapter.EDGES) - 1
+    for model in ch04_positions.LANGUAGE:
+        run = ch04_positions.language_run(chapter, model, 0, text, text[: chapter.HELD_OUT], layers=1)
         assert len(run["bits_per_byte"]) == len(chapter.EDGES) - 1
-        assert run["bits_per_byte"][3] < 3, position  # of eight; inside the training length
+        assert run["bits_per_byte"][3] < 4, model  # of eight; inside the training length
+
+
+def test_a_sliding_window_hides_what_is_farther_back(chapter):
+    torch.manual_seed(0)
+    model = chapter.TinyDecoder("rope", 16, window=4).eval()
+    ids = torch.randint(0, 16, (1, 20))
+    changed = ids.clone()
+    changed[0, 10] = (ids[0, 10] + 1) % 16
+    same = (model(ids) - model(changed)).abs().amax(-1)[0] < 1e-6
+    assert same.tolist() == [place not in range(10, 14) for place in range(20)]
+
+
+def test_reading_in_chunks_costs_what_one_pass_costs(chapter):
+    torch.manual_seed(0)
+    model = Decoder(TransformerConfig(50, d_model=32, num_layers=2, num_heads=2)).eval()
+    ids = torch.randint(0, 50, (23,))
+    chapter.set_speeds(model, chapter.raised_base(chapter.speeds_of(16, 10_000.0), 4.0, 512))
+    with torch.no_grad():
+        logits = model(ids[None, :-1]).logits[0]
+    whole = torch.nn.functional.cross_entropy(logits, ids[1:], reduction="none") / math.log(2)
+    assert_close(chapter.read(model, ids, chunk=8), whole)
+    alone = chapter.read(model, ids, chunk=8, together=False)
+    assert_close(alone[:8], whole[:8])
+    assert (alone[9:] - whole[9:]).abs().max() > 1e-4
 
 
 def test_the_chapters_measure_reads_the_same_bytes_at_every_place(chapter):
@@ -312,6 +357,7 @@ def test_the_chapters_measure_reads_the_same_bytes_at_every_place(chapter):
         (lambda: rotary(torch.arange(4), 0), "0 features"),
         (lambda: rotary(torch.arange(4).bfloat16(), 8), "exactly only up to 256"),
         (lambda: rotary(torch.arange(4).half(), 8), "exactly only up to 2048"),
+        (lambda: rotary(torch.arange(4), 8, frequencies=torch.ones(8)), r"shape \(8,\): heads of 8 features take one"),
         (lambda: apply_rotary(normal(5, 8), *rotary(torch.arange(4), 8)), r"\(5, 8\), the angles \(4, 8\)"),
         (lambda: apply_rotary(normal(5, 8), *rotary(torch.arange(5), 4)), r"\(5, 8\), the angles \(5, 4\)"),
         (lambda: apply_rotary(normal(3, 4, 5, 8), *rotary(torch.zeros(3, 5), 8)), r"rotary\(positions\[:, None\]"),
