@@ -21,6 +21,7 @@ BIN = ROOT / ".venv" / "bin"
 IN_BROWSER = "test_site*.py"
 ON_LINKS = "test_links.py"
 ON_CHAPTERS = "test_chapters.py"
+ON_DEVICE = "test_*_device.py"  # they change torch for their process, so they have one of their own
 UNITS = "unit and property tests"
 QUICK = ("ruff", "ruff format", "types", UNITS, "rules of a chapter")
 
@@ -53,12 +54,12 @@ class Outcome:
 def stages(root: Path = ROOT) -> list[Stage]:
     """Return the stages in the order in which they run: the quick first, the site before its tests."""
     tests = root / "tests"
-    browser, links, chapters = (
+    browser, links, chapters, device = (
         sorted(str(path.relative_to(root)) for path in tests.glob(pattern))
-        for pattern in (IN_BROWSER, ON_LINKS, ON_CHAPTERS)
+        for pattern in (IN_BROWSER, ON_LINKS, ON_CHAPTERS, ON_DEVICE)
     )
     units = [str(path.relative_to(root)) for path in sorted(tests.glob("test_*.py"))]
-    units = [path for path in units if path not in {*browser, *links, *chapters}]
+    units = [path for path in units if path not in {*browser, *links, *chapters, *device}]
     notebooks = [str(path.relative_to(root)) for path in sorted(root.glob("notebooks/*/*.ipynb"))]
     python = str(BIN / "python")
     pytest = [python, "-m", "pytest", "-q", "--tb=short"]
@@ -70,6 +71,7 @@ def stages(root: Path = ROOT) -> list[Stage]:
         Stage("ruff format", [python, "-m", "ruff", "format", "--check", "."]),
         Stage("types", [python, "-m", "mypy"]),
         Stage(UNITS, [*pytest, *parallel, *units], counted=True),
+        Stage("pretended GPU", [*pytest, *device], counted=True),
         Stage("rules of a chapter", [*pytest, *chapters], counted=True),
         Stage("notebooks", [*pytest, *parallel, *nbval, *notebooks], counted=True, environment=kernel_environment()),
         Stage("site build", [python, "tools/build_site.py"]),
