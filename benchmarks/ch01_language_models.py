@@ -13,6 +13,7 @@ Runs that the file holds already, made by the same code, are kept: repeat the co
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -86,10 +87,10 @@ def jobs(
 
     def job(n: int, kind: Any, rate: float, seed: int) -> Job:
         key = {"model": kind.__name__, "tokens": n, "rate": rate, "seed": seed}
-        return Job(lambda: learn(n, kind, rate, seed), key)
+        return Job(partial(learn, n, kind, rate, seed), key)
 
     for n in sizes:
-        yield Job(lambda n=n: count(n), {"model": "Kneser-Ney", "tokens": n, "rate": None, "seed": None})
+        yield Job(partial(count, n), {"model": "Kneser-Ney", "tokens": n, "rate": None, "seed": None})
     first, *others = chapter.SEEDS
     starts = dict(chapter.FIRST_RATES)
     for n in sizes:
@@ -115,7 +116,8 @@ def real_jobs(chapter: ModuleType, held_out: list[str]) -> Iterator[Job]:
         chapter: its engine cells.
         held_out: the texts that are scored, and continued.
     """
-    model, tokenizer = hub.pretrained("smollm2-135m-instruct")
+    opened: Any = hub.pretrained("smollm2-135m-instruct")
+    model, tokenizer = opened
     model.to(chapter.rt.device)
     special = [tokenizer.bos_token_id, *tokenizer.all_special_ids]
     starts, people = chapter.beginnings(tokenizer, held_out)
