@@ -137,7 +137,7 @@ def test_locked_packages_admit_the_python_of_debian():
 
 def test_workflow_has_the_python_of_the_lock():
     workflow = (ROOT / ".github/workflows/book.yml").read_text(encoding="utf-8")
-    assert re.findall(r'python-version: "(.+)"', workflow) == [bootstrap.PYTHON_VERSION]
+    assert set(re.findall(r'python-version: "(.+)"', workflow)) == {bootstrap.PYTHON_VERSION}
 
 
 @pytest.mark.parametrize(
