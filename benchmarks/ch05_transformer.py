@@ -32,7 +32,7 @@ def sweep(chapter: ModuleType, arrange: Any, **settings: Any) -> dict[str, Any]:
 def norms(chapter: ModuleType) -> Iterator[Job]:
     """Yield the stacks of two and of four blocks, with the norm before or after each part."""
     arrangements = {"post-norm": chapter.post_norm, "pre-norm": chapter.block}
-    for depth, (name, arrange) in itertools.product((2, 4), arrangements.items()):
+    for depth, (name, arrange) in itertools.product((2, 4, 8), arrangements.items()):
         key = {"experiment": "norms", "name": name, "depth": depth, "steps": STEPS}
         settings = {"rates": chapter.RATES, "warmups": (1, chapter.WARM), "depth": depth, "steps": STEPS}
         yield Job(lambda a=arrange, s=settings: sweep(chapter, a, **s), key, where=("small",))
