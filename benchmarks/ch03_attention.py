@@ -17,9 +17,7 @@ a trial of the program itself (through Triton's interpreter, so the times mean n
 import argparse
 import itertools
 import json
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,6 +30,7 @@ from tqdm.auto import tqdm
 from llmbook import flash, results
 from llmbook.attention import causal_mask, scaled_dot_product_attention
 from recording import origin, write
+from timing import product_flops, seconds
 
 RESULT = results.FOLDER / "attention.json"
 #: rows, cols, warps, stages that are tried for the kernel; None is its own choice
@@ -75,28 +74,6 @@ def inputs(batch: int, heads: int, length: int, d_head: int, dtype: torch.dtype,
     return [torch.randn(shape, generator=generator).to(device, dtype) for _ in range(3)]
 
 
-def seconds(function: Callable[[], object], device: str, enough: float = 0.3) -> float:
-    """Median time of a call: warm-up, then at least five calls and about `enough` seconds of them."""
-    if device != "cuda":
-        start = time.perf_counter()
-        function()
-        return time.perf_counter() - start
-    for _ in range(3):
-        function()
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    function()
-    torch.cuda.synchronize()
-    repeats = max(5, min(200, int(enough / (time.perf_counter() - start + 1e-9))))
-    events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(repeats)]
-    for begin, end in events:
-        begin.record()
-        function()
-        end.record()
-    torch.cuda.synchronize()
-    return statistics.median(begin.elapsed_time(end) for begin, end in events) / 1000
-
-
 def extra_memory(function: Callable[[], Tensor], device: str) -> float | None:
     """MiB that a call needs at most, above what was there before it, its output included."""
     if device != "cuda":
@@ -120,8 +97,7 @@ def peaks(dtypes: list[torch.dtype], size: int, device: str) -> dict[str, float]
     """TFLOP/s of a large square matrix product in each type, and GB/s of a copy (read and written bytes)."""
     measured = {}
     for dtype in dtypes:
-        a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-        measured[str(dtype).removeprefix("torch.")] = 2 * size**3 / seconds(lambda a=a, b=b: a @ b, device) / 1e12
+        measured[str(dtype).removeprefix("torch.")] = product_flops(size, dtype, device) / 1e12
     source = torch.empty(size * size * 8, device=device)
     target = torch.empty_like(source)
     measured["copy_gb_per_s"] = (

@@ -1,7 +1,7 @@
-"""Chapter 5's shallower stacks, and what a real model loses without this or that: `llmbook/results/transformer.json`.
+"""Chapter 5's two places of a norm, and what a real model loses without its parts: `llmbook/results/transformer.json`.
 
-Runs the chapter's own code (the cells tagged `engine` of its manuscript), so nothing is defined twice. Stacks of two
-and of four blocks with the norm before or after each part are trained at the page's rates, with and without warm-up.
+Runs the chapter's own code (the cells tagged `engine` of its manuscript), so nothing is defined twice. Stacks of two,
+four and eight blocks with the norm before or after each part are trained at the page's rates, with and without warm-up.
 Then SmolLM2-135M-Instruct loses one part of one block after the other, is read through its head after each block, and
 answers the chapter's questions. Runs that the file holds already, made by the same code, are kept: repeat the command
 until nothing is left to do.
@@ -30,7 +30,7 @@ def sweep(chapter: ModuleType, arrange: Any, **settings: Any) -> dict[str, Any]:
 
 
 def norms(chapter: ModuleType) -> Iterator[Job]:
-    """Yield the stacks of two and of four blocks, with the norm before or after each part."""
+    """Yield the stacks of two, four and eight blocks, with the norm before or after each part."""
     arrangements = {"post-norm": chapter.post_norm, "pre-norm": chapter.block}
     for depth, (name, arrange) in itertools.product((2, 4, 8), arrangements.items()):
         key = {"experiment": "norms", "name": name, "depth": depth, "steps": STEPS}

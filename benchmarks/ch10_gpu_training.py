@@ -17,8 +17,7 @@ import argparse
 import itertools
 import json
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,6 +27,7 @@ import torch
 from llmbook import results, runtime, training
 from llmbook.transformer import Decoder, TransformerConfig, count_parameters, flops_per_token
 from recording import origin, write
+from timing import product_flops
 
 #: How the loss of a batch is computed; the compiled one is one program, model and cross-entropy together.
 VARIANTS: dict[str, Callable[[], Callable[..., torch.Tensor]]] = {
@@ -44,29 +44,6 @@ def shape(arguments: argparse.Namespace) -> TransformerConfig:
         arguments.vocab, d_model=arguments.width, num_layers=arguments.layers, num_heads=arguments.width // 64,
         d_ff=arguments.width * 8 // 3, max_length=arguments.length,
     )  # fmt: skip
-
-
-def peak_flops(sizes: Sequence[int], device: torch.device, seconds: float = 0.5) -> float:
-    """Return the operations per second of the fastest of some square products in bfloat16."""
-    best = 0.0
-    for size in sizes:
-        a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
-        for _ in range(WARM_UP):
-            a @ b
-        done, start = 0, now(device)
-        while (spent := now(device) - start) < seconds or not done:
-            for _ in range(10 if device.type == "cuda" else 1):  # to ask for the time is to wait
-                a @ b
-                done += 1
-        best = max(best, 2 * size**3 * done / spent) if spent else best
-    return best
-
-
-def now(device: torch.device) -> float:
-    """Return the time when all that was asked of a device is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def speed(
@@ -111,7 +88,10 @@ def main() -> None:
     about |= {"parameters": count_parameters(Decoder(config)), "length": arguments.length, "flops_per_token": flops}
     record = json.loads(arguments.result.read_text()) if arguments.result.exists() else {}
     if any(record.get(field) != about[field] for field in ("commit", "machine", "parameters", "length")):
-        record = about | {"peak_flops": peak_flops(arguments.matrices, device), "runs": []}
+        record = about | {
+            "peak_flops": max(product_flops(size, torch.bfloat16, arguments.device) for size in arguments.matrices),
+            "runs": [],
+        }
     for variant, batch_size in itertools.product(arguments.variants, arguments.batches):
         key = {"variant": variant, "batch": batch_size}
         if any(key.items() <= run.items() for run in record["runs"]):

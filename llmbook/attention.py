@@ -267,6 +267,7 @@ class MultiHeadAttention(nn.Module):
         Returns:
             Output ``(batch, query, d_model)``; weights ``(batch, heads, query, key)`` or ``None``; keys and values.
         """
+        own = context is None  # then queries, keys and values are of one shape but for the heads
         context = hidden if context is None else context
         query = self.split(self.q_proj(hidden), self.num_heads)  # (batch, heads, query, d_head)
         key = self.split(self.k_proj(context), self.num_key_value_heads)  # (batch, kv heads, key, d_head)
@@ -280,7 +281,8 @@ class MultiHeadAttention(nn.Module):
         weighs = output_attentions or bool(self.pattern._forward_hooks)
         if is_causal and weighs:
             attention_mask, is_causal = causal_mask(query.shape[2], key.shape[2], query.device), False
-        bare = attention_mask is None and not weighs  # where torch's kernels share keys among heads without a copy
+        # where torch's kernels share keys among heads without a copy
+        bare = own and attention_mask is None and not weighs
         if shared > 1 and not bare:
             key, value = (part.repeat_interleave(shared, dim=1) for part in (key, value))  # (batch, heads, key, d_head)
         if not bare:

@@ -135,7 +135,7 @@ def beam_search(
 
 
 def cached_scores(decoder: Decoder) -> NextToken:
-    """Return a decoder as a function from ids to scores that computes new tokens only (chapter 1; built in chapter 20).
+    """Return a decoder as a function from ids to scores that computes new tokens only (chapter 1; cache: chapter 5).
 
     Keys and values of the call before are kept. Where each row of a call is one of the rows before and one token more,
     as in :func:`sample` and :func:`beam_search`, only that token is computed; any other call is computed as a whole.

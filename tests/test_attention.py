@@ -385,6 +385,14 @@ def test_a_mask_that_does_not_fit_is_refused_on_both_ways():
             module(torch.randn(2, 6, 16), attention_mask=torch.ones(2, 5).bool(), output_attentions=output_attentions)
 
 
+@pytest.mark.parametrize("kv_heads", [2, 4])
+def test_a_source_of_another_batch_is_refused_with_and_without_shared_keys(kv_heads):
+    module = MultiHeadAttention(16, 4, kv_heads)
+    for output_attentions in (True, False):
+        with pytest.raises(ValueError, match="the dimensions before the last two must be the same"):
+            module(torch.randn(2, 6, 16), torch.randn(3, 6, 16), output_attentions=output_attentions)
+
+
 def test_equals_a_layer_of_hugging_faces_llama():
     from transformers import LlamaConfig
     from transformers.models.llama.modeling_llama import LlamaAttention

@@ -175,7 +175,7 @@ def started(tmp_path, seconds):
     manuscript = tmp_path / "01-a.md"
     manuscript.write_text(MANUSCRIPT.replace("SECONDS", str(seconds)), encoding="utf-8")
     words = (sys.executable, gpu.__file__, "--cells", str(manuscript))
-    return gpu.Process(gpu.Piece("en/01-a", "x", 1.0, words, chapter=True), gpu.environment(rehearsing=True))
+    return gpu.Process(gpu.Piece("en/01-a", "x", 1.0, words, chapter=True), gpu.variables_of(rehearsing=True))
 
 
 def until(true):

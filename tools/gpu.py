@@ -11,35 +11,28 @@ into `_build/gpu`: it shows that the commands work, and measures nothing.
 """
 
 import argparse
-import contextlib
 import hashlib
-import io
 import json
 import os
-import signal
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from apart import Apart, cells_of, environment, run_cells
 from chapters import (
     ROOT,
     Chapter,
     Problem,
-    code_cells,
     code_sha256,
     find_chapters,
-    kernel_environment,
     package_sha256,
     read_manuscript,
     read_measurements,
     report,
     select_chapters,
-    tags,
 )
 from llmbook.files import write_whole
 
@@ -100,71 +93,41 @@ class Job(Protocol):
 # --- in the process of one chapter ----------------------------------------------------------------------------------
 
 
-def run_cells(manuscript: Path, outcome: Path) -> None:
+def tell_cells(manuscript: Path, outcome: Path) -> None:
     """Run a manuscript's code cells; after each, write down how many have run, how long they took and what raised."""
-    from IPython.core.interactiveshell import InteractiveShell
-
-    shell = InteractiveShell.instance()
-    shell.run_cell("import matplotlib; matplotlib.use('agg')")
-    cells = code_cells(read_manuscript(Chapter(manuscript.stem, manuscript, manuscript)))
-    raised: list[str] = []
+    cells, raised = cells_of(manuscript), []
     slowest = {"cell": 0, "seconds": 0.0}
-    for number, cell in enumerate(cells, 1):
-        began = time.monotonic()
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            result = shell.run_cell(cell.source, store_history=False)
-        seconds = round(time.monotonic() - began, 1)
-        slowest = max(slowest, {"cell": number, "seconds": seconds}, key=lambda one: one["seconds"])
-        error = result.error_before_exec or result.error_in_exec
-        if error and "raises-exception" not in tags(cell):
-            raised.append(f"cell {number}: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}")
-        state = {"cells": [number, len(cells)], "raised": raised, "slowest": slowest}
-        write_whole(outcome, json.dumps(state))
+    for number, ran in enumerate(run_cells(cells), 1):
+        slowest = max(slowest, {"cell": number, "seconds": ran.seconds}, key=lambda one: one["seconds"])
+        if ran.raised:
+            raised.append(f"cell {number}: {ran.raised}")
+        write_whole(outcome, json.dumps({"cells": [number, len(cells)], "raised": raised, "slowest": slowest}))
 
 
 # --- around it ------------------------------------------------------------------------------------------------------
 
 
-class Process:
-    """A piece in a process of its own, in an empty folder."""
+class Process(Apart):
+    """A piece in a process of its own."""
 
-    def __init__(self, piece: Piece, environment: dict[str, str]) -> None:
+    def __init__(self, piece: Piece, variables: dict[str, str]) -> None:
         """Start it."""
-        self.piece = piece
-        self.folder = tempfile.TemporaryDirectory()
-        self.state, self.said = Path(self.folder.name) / "state.json", Path(self.folder.name) / "said"
-        empty = Path(self.folder.name) / "empty"
-        empty.mkdir()
-        words = [*piece.command, *([str(self.state)] if piece.chapter else [])]
-        with self.said.open("w") as said:
-            self.process = subprocess.Popen(
-                words, cwd=empty, env=environment, stdout=said, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )  # fmt: skip
-        self.stopped = False
-
-    def ended(self) -> bool:
-        """See :class:`Job`."""
-        return self.process.poll() is not None
+        super().__init__(piece.command, variables, piece.chapter)
+        self.piece, self.stopped = piece, False
 
     def stop(self) -> None:
         """See :class:`Job`."""
         self.stopped = not self.ended()
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        super().stop()
 
     def outcome(self) -> dict[str, Any]:
         """See :class:`Job`."""
-        lines = [line for line in self.said.read_text(errors="replace").splitlines() if line.strip()]
+        told, last = self.close()
         ended = STOPPED if self.stopped else "done"
         if not self.stopped and self.process.returncode:
-            ended = f"status {self.process.returncode}: {(lines or ['no message'])[-1][:300]}"
-        found = {"cells": [0, 0], "raised": []} if self.piece.chapter else {}
-        if self.piece.chapter and self.state.exists():
-            found = json.loads(self.state.read_text(encoding="utf-8"))
-        self.folder.cleanup()
-        return {"ended": ended} | found
+            ended = f"status {self.process.returncode}: {last[:300]}"
+        nothing = {"cells": [0, 0], "raised": []} if self.piece.chapter else {}
+        return {"ended": ended} | nothing | told
 
 
 class Record:
@@ -274,17 +237,15 @@ def make_pieces(
     return pieces
 
 
-def environment(rehearsing: bool) -> dict[str, str]:
+def variables_of(rehearsing: bool) -> dict[str, str]:
     """Return the variables of a piece: full scale on the GPU, or small on the processor; no network."""
-    variables = kernel_environment()
-    for name in ("LLMBOOK_PRECISION", "LLMBOOK_SEED"):
-        variables.pop(name, None)
     where = {"LLMBOOK_DEVICE": "cuda", "LLMBOOK_SCALE": "full"}
     if rehearsing:
         where = {"LLMBOOK_DEVICE": "cpu", "LLMBOOK_SCALE": "small", "TRITON_INTERPRET": "1"}
-    # the package and the tools as they are here, before what may be installed of another copy
-    paths = [str(ROOT), str(ROOT / "tools"), variables["PYTHONPATH"]]
-    return variables | where | {"PYTHONPATH": os.pathsep.join(paths), "MPLBACKEND": "agg"}
+    variables = environment(**where)
+    for name in ("LLMBOOK_PRECISION", "LLMBOOK_SEED"):
+        variables.pop(name, None)
+    return variables
 
 
 def about() -> dict[str, Any]:
@@ -313,7 +274,7 @@ def main() -> int:
     parser.add_argument("--cells", nargs=2, type=Path, metavar=("MANUSCRIPT", "OUTCOME"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.cells:
-        run_cells(*arguments.cells)
+        tell_cells(*arguments.cells)
         return 0
     import torch
 
@@ -329,7 +290,7 @@ def main() -> int:
     except Problem as problem:
         return report([str(problem)])
     pieces = make_pieces(chapters, folder, arguments.rehearse, arguments.seconds)
-    variables, record = environment(arguments.rehearse), Record(folder / "gpu.json", about)
+    variables, record = variables_of(arguments.rehearse), Record(folder / "gpu.json", about)
     lanes = 1 if arguments.rehearse else max(1, min(LANES, (os.cpu_count() or 1) // 3))
     left = work(pieces, record, lambda piece: Process(piece, variables), arguments.minutes, lanes)
     print(f"{record.path}: {len(pieces) - len(left)} of {len(pieces)} pieces" + ("" if left else ", all of them"))

@@ -7,41 +7,32 @@ operations of matrix products, convolutions and attention at least `GOAL` has to
 """
 
 import argparse
-import contextlib
 import dataclasses
 import importlib.metadata
-import io
 import json
-import os
 import platform
-import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+from apart import Apart, cells_of, environment, run_cells
 from chapters import (
     ROOT,
     WORKERS,
     Chapter,
     Problem,
-    code_cells,
     find_chapters,
-    kernel_environment,
-    read_manuscript,
     read_rehearsals,
     rehearsals_file,
     report,
     select_chapters,
-    tags,
 )
 from llmbook.files import write_whole
-from notebooks import first_line, folder_lock
+from notebooks import folder_lock
 
 GOAL = 0.95
 LIMIT = 1800  # seconds for a chapter: small operations are several times as slow on this device as on the CPU
@@ -49,13 +40,6 @@ RECORDED = ("torch", "transformers", "numpy")
 
 
 # --- in the process of one chapter ----------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def silence() -> Iterator[None]:
-    """Keep what cells print and draw off the screen, what their subprocesses print included."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        yield
 
 
 def shorten_trainings(most: int = 2) -> None:
@@ -85,26 +69,18 @@ def rehearse(manuscript: Path, outcome: Path, float64: bool = True, brief: bool 
     pretended.use(float64)
     if brief:
         shorten_trainings()
-    from IPython.core.interactiveshell import InteractiveShell
-
-    shell = InteractiveShell.instance()
-    notebook = read_manuscript(Chapter(manuscript.stem, manuscript, manuscript))
     cells: list[dict[str, Any]] = []
     with pretended.Watch() as watch:
-        for cell in code_cells(notebook):
-            before, began = (watch.here, watch.elsewhere), time.monotonic()
-            with silence():
-                result = shell.run_cell(cell.source, store_history=False)
-                shell.run_cell("import matplotlib.pyplot; matplotlib.pyplot.close('all')")
-            error = result.error_before_exec or result.error_in_exec
-            expected = "raises-exception" in tags(cell) or (brief and isinstance(error, AssertionError))
+        here = elsewhere = 0
+        for line, raised, seconds in run_cells(cells_of(manuscript)):
             cells.append({
-                "error": f"{type(error).__name__}: {first_line(str(error))}" if error and not expected else "",
-                "seconds": round(time.monotonic() - began, 1),
-                "here": watch.here - before[0],
-                "elsewhere": watch.elsewhere - before[1],
-                "line": first_line(cell.source),
+                "error": "" if brief and raised.startswith("AssertionError") else raised,
+                "seconds": seconds,
+                "here": watch.here - here,
+                "elsewhere": watch.elsewhere - elsewhere,
+                "line": line,
             })  # fmt: skip
+            here, elsewhere = watch.here, watch.elsewhere
             found = {"cells": cells, "networks": sum(watch.counts.values()), "networks_here": watch.counts[True]}
             write_whole(outcome, json.dumps(found))
 
@@ -114,33 +90,22 @@ def rehearse(manuscript: Path, outcome: Path, float64: bool = True, brief: bool 
 
 def run_apart(chapter: Chapter, limit: float, float64: bool = True, brief: bool = False) -> dict[str, Any]:
     """Rehearse a chapter in a process of its own; return what `rehearse` wrote, and how it ended."""
-    environment = kernel_environment() | {"LLMBOOK_DEVICE": "cpu", "LLMBOOK_SCALE": "small", "MPLBACKEND": "agg"}
-    # the package and the tools as they are here, before what may be installed of another copy
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), environment["PYTHONPATH"]])
-    began, ended = time.monotonic(), ""
-    with tempfile.TemporaryDirectory() as folder:
-        outcome, empty, log = (Path(folder) / name for name in ("outcome.json", "empty", "errors"))
-        empty.mkdir()
-        words = [sys.executable, __file__, "--apart", str(chapter.manuscript), str(outcome)]
-        words += ["--single"] * (not float64) + ["--brief"] * brief
-        with log.open("w") as errors:
-            process = subprocess.Popen(
-                words, cwd=empty, env=environment, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True
-            )
-            try:
-                if status := process.wait(limit):
-                    lines = [line for line in log.read_text().splitlines() if line.strip()] or ["no message"]
-                    ended = f"the process ended with status {status}: {lines[-1]}"
-            except subprocess.TimeoutExpired:
-                ended = f"stopped after {limit:.0f} s"
-            finally:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-        found: dict[str, Any] = {"cells": [], "networks": 0, "networks_here": 0}
-        if outcome.exists():
-            found = json.loads(outcome.read_text())
-    return found | {"ended": ended, "seconds": round(time.monotonic() - began)}
+    words = [sys.executable, __file__, *["--single"] * (not float64), *["--brief"] * brief]
+    words += ["--apart", str(chapter.manuscript)]
+    job = Apart(words, environment(LLMBOOK_DEVICE="cpu", LLMBOOK_SCALE="small"))
+    began = time.monotonic()
+    status: int | None = None
+    try:
+        status = job.process.wait(limit)
+    except subprocess.TimeoutExpired:
+        ended = f"stopped after {limit:.0f} s"
+    finally:
+        job.stop()
+    told, last = job.close()
+    if status is not None:
+        ended = f"the process ended with status {status}: {last}" if status else ""
+    nothing = {"cells": [], "networks": 0, "networks_here": 0}
+    return nothing | told | {"ended": ended, "seconds": round(time.monotonic() - began)}
 
 
 def judged(state: dict[str, Any], total: int) -> dict[str, Any]:
@@ -185,7 +150,7 @@ def run(name: str, limit: float, float64: bool = True, brief: bool = False) -> l
 
     def one(chapter: Chapter) -> None:
         state = run_apart(chapter, limit, float64, brief)
-        entry = judged(state, len(code_cells(read_manuscript(chapter))))
+        entry = judged(state, len(cells_of(chapter.manuscript)))
         if float64 and not brief:
             keep({chapter.name: entry | {"date": date.today().isoformat(), "versions": versions}})
         share = "nothing to compute"

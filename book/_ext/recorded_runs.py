@@ -116,15 +116,15 @@ def pieces(record: dict[str, Any], words: dict[str, str]) -> Rows:
     ]
 
 
-#: Of each name: the record's, the table's heads, and what makes the rows.
-TABLES: dict[str, tuple[str, str, Callable[[dict[str, Any], dict[str, str]], Rows]]] = {
-    "scores": ("evaluation", "scores", scores),
-    "speeds": ("generation_speed", "speeds", speeds),
-    "gpu-speeds": ("gpu_generation_speed", "speeds", speeds),
-    "gpu-training": ("gpu_training_speed", "training", training),
-    "gpu-kernel": ("attention", "kernel", kernel),
-    "gpu-pieces": ("gpu", "pieces", pieces),
-    "gpu-chapters": ("gpu", "chapters", chapters),
+#: Of each name: the record's, and what makes the rows below the heads of its name.
+TABLES: dict[str, tuple[str, Callable[[dict[str, Any], dict[str, str]], Rows]]] = {
+    "scores": ("evaluation", scores),
+    "speeds": ("generation_speed", speeds),
+    "gpu-speeds": ("gpu_generation_speed", speeds),
+    "gpu-training": ("gpu_training_speed", training),
+    "gpu-kernel": ("attention", kernel),
+    "gpu-pieces": ("gpu", pieces),
+    "gpu-chapters": ("gpu", chapters),
 }
 
 
@@ -138,7 +138,7 @@ class Recorded(Table):
         name = self.arguments[0]
         if name not in TABLES:
             raise self.error(f"no table {name!r}: there are {', '.join(TABLES)}")
-        source, heads, rows_of = TABLES[name]
+        source, rows_of = TABLES[name]
         words = STRINGS[self.language]
         if source not in results.names():
             return self.table([], [], words["no GPU" if name.startswith("gpu-") else "none"])
@@ -146,7 +146,7 @@ class Recorded(Table):
         told = record | {"torch": record["versions"]["torch"], "device": ""}
         if "device" in record:
             told["device"] = record["device"].replace(" | ", ", ") + "; "
-        table = self.table(HEADS[heads][self.language], rows_of(record, words), words["none"])
+        table = self.table(HEADS[rows_of.__name__][self.language], rows_of(record, words), words["none"])
         return [*table, *self.table([], [], words["where"].format_map(told))]
 
 
