@@ -10,17 +10,22 @@ import importlib.machinery
 import ipaddress
 import os
 import socket
+import sys
 from typing import Any
 
-_hidden = frozenset(os.environ.get("LLMBOOK_HIDDEN", "").split(","))
-_find_spec = importlib.machinery.PathFinder.find_spec
+_hidden = frozenset(filter(None, os.environ.get("LLMBOOK_HIDDEN", "").split(",")))
 
 
-def _find_unless_hidden(name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
-    return None if name in _hidden else _find_spec(name, path, target)
+class _UnlessHidden(importlib.machinery.PathFinder):
+    """Finds what `sys.path` has, less the hidden modules: `importlib.util.find_spec` gives None for these."""
+
+    @classmethod
+    def find_spec(cls, fullname: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        return None if fullname in _hidden else super().find_spec(fullname, path, target)
 
 
-importlib.machinery.PathFinder.find_spec = _find_unless_hidden  # type: ignore[method-assign, assignment]
+if _hidden:
+    sys.meta_path[sys.meta_path.index(importlib.machinery.PathFinder)] = _UnlessHidden
 
 
 class NetworkUsedError(BaseException):
