@@ -344,4 +344,14 @@ def test_hidden_tests_know_the_solutions_of_withdrawn_questions():
         test = {}
         exec(build._test_body(assignment, question), test)
         test["hidden_test"](student)
-    assert "q2" not in code_of(build.student_notebook(assignment), "answer")
+
+
+def test_a_withdrawn_question_stays_on_new_pages_without_points():
+    assignment = source.withdraw(source.read(source.find_assignment("01")), ["q2"])
+    for notebook in (build.student_notebook(assignment), build.nbgrader_notebook(assignment)):
+        texts = {cell.id: cell.source for cell in notebook.cells}
+        assert build.NOT_COUNTED in texts["q2-text"] and build.NOT_COUNTED not in texts["q1-text"]
+        graded = {cell.id for cell in notebook.cells if cell.metadata.get("nbgrader", {}).get("grade")}
+        assert graded == {f"{question.id}-check" for question in assignment.questions}
+        assert "HIDDEN" not in texts["q2-check"]
+    assert set(build.solutions(assignment)) == {question.id for question in assignment.executed}

@@ -298,6 +298,38 @@ def test_a_folder_of_gradescope_without_submitters_is_not_lost(tmp_path):
     assert [one.student for one in find_submissions(tmp_path)] == ["4711", "4712", "eve@uni.edu", "submission_302"]
 
 
+def test_a_list_of_gradescope_is_read_as_yaml_and_numbers_stay_text(tmp_path):
+    listing = """--- !ruby/hash:ActiveSupport::HashWithIndifferentAccess
+submission_300: {submitters: [{name: "Zo\\xE9 Li", sid: 0047, email: null}, {sid: null, email: b@uni.edu}]}
+submission_301:
+    :submitters:
+        - :sid: &number "0048"
+          :name: >-
+            Tom
+            Li
+    :results: {tests: [{output: *number}]}
+"""
+    put(tmp_path / "submission_metadata.yml", listing)
+    for number in (300, 301):
+        put(tmp_path / f"submission_{number}" / "work.ipynb")
+    assert [(one.student, one.data_name) for one in find_submissions(tmp_path)] == [
+        ("0047", "Zoé Li"),
+        ("0048", "Tom Li"),
+        ("b@uni.edu", "b@uni.edu"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("listing", "word"), [("a: [", "is not YAML"), ("- a\n", "holds a list"), ("x: \x07", "is not YAML")]
+)
+def test_a_broken_list_of_gradescope_is_one_error(tmp_path, listing, word):
+    put(tmp_path / "submission_metadata.yml", listing)
+    put(tmp_path / "submission_300" / "work.ipynb")
+    with pytest.raises(ValueError, match=rf"{word}.*--platform plain"):
+        find_submissions(tmp_path)
+    assert find_submissions(tmp_path, "plain")[0].student == "submission_300"
+
+
 def test_a_name_with_a_hyphen_is_one_name_where_no_platform_writes_groups(tmp_path):
     content = json.dumps({"nbformat": 4, "cells": [submitting.code_cell('STUDENT = "Jane Watson"')]})
     put(tmp_path / "Mary-Jane Watson.ipynb", content)

@@ -340,6 +340,37 @@ def test_a_choice_that_cannot_be_scored_is_named_before_anything_runs(small_fold
     assert not (tmp_path / "out").exists()
 
 
+def test_a_row_is_scored_the_same_beside_one_that_is_long_enough_to_change_the_rotations():
+    rotations = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [9.0] * 4}
+    rotations["original_max_position_embeddings"] = 16
+    changes = {"rope_parameters": rotations, "original_max_position_embeddings": 16, "num_key_value_heads": 4}
+    model, tokenizer = random_model("phi3", changes), byte_tokenizer()
+    prompts = [[65] * 3, [66, 67] * 5, [70, 71] * 7, [68, 69] * 14, [72, 73] * 15]
+    pairs, texts = [(prompt, [74, 75]) for prompt in prompts], ["the cat", "the dog sat on the mat", "z" * 30]
+    convention = BOOK.with_window(64).for_tokenizer(tokenizer)
+    together, apart = (
+        (
+            scoring.log_likelihoods(model, pairs, size),
+            score_texts(model, tokenizer, texts, convention, batch_size=size).nats,
+            scoring.generate_lines(model, tokenizer, prompts, 6, size),
+        )
+        for size in (8, 1)
+    )
+    assert_allclose(together[0], apart[0], atol=1e-4)
+    assert_allclose(together[1], apart[1], atol=1e-4)
+    assert together[2] == apart[2]
+
+
+@pytest.mark.parametrize(
+    ("kind", "parts"), [("default", [[3, 9, 16, 17], [17, 20]]), ("dynamic", [[3, 9, 16], [17, 17], [20]])]
+)
+def test_rows_behind_the_length_at_which_rotations_change_stand_with_their_like(kind, parts):
+    rotations = {"rope_type": kind, "rope_theta": 1e4, **({"factor": 4.0} if kind == "dynamic" else {})}
+    model = random_model("llama", {"rope_parameters": rotations, "max_position_embeddings": 16})
+    assert list(scoring.batches([3, 9, 16, 17, 17, 20], int, 4, model)) == parts
+    assert list(scoring.batches([], int, 4, model)) == []
+
+
 def test_every_end_token_of_a_model_ends_what_it_writes():
     class Counting(torch.nn.Module):
         """Writes the id after the last one."""

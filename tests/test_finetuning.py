@@ -388,7 +388,7 @@ def test_entities_survive_either_scheme(tags, scheme):
 
 
 def test_tags_refuse_what_is_no_tag():
-    for bad in ("B", "X-x", "I-", "b-x"):
+    for bad in ("B", "X-x", "I-", "b-x", None, float("nan"), 1):
         with pytest.raises(ValueError, match="tag 1 is"):
             ft.entity_spans(["O", bad])
     with pytest.raises(ValueError, match="BIO, BIOES"):

@@ -7,6 +7,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 # Each is anchored at the left, which the student does not choose. Moodle writes a space for each _ of a name, and
 # Canvas leaves none in it, so that the first _ ends it.
@@ -118,29 +119,40 @@ def blackboard_task(names: Sequence[str], known: str | None = None) -> str:
 def submitters(listing: str) -> dict[str, list[Owner]]:
     """Return the students of each folder of a Gradescope export, from its ``submission_metadata.yml``.
 
-    Only lines at their two places count, which a student's text further inside cannot have.
+    Every value stays the text that it is, so that a student number keeps its zeros and Ruby's own types say nothing.
+
+    Raises:
+        ValueError: the text is not YAML, or not the mapping of folders that Gradescope writes.
     """
+    import yaml
+
+    remedy = "export the submissions again, or say `--platform plain` to name them after their folders"
+    try:
+        folders: Any = yaml.load(listing, Loader=getattr(yaml, "CBaseLoader", yaml.BaseLoader)) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{GRADESCOPE_LIST} is not YAML ({str(error).splitlines()[0]}): {remedy}") from error
+    if not isinstance(folders, dict):
+        raise ValueError(f"{GRADESCOPE_LIST} holds a {type(folders).__name__}, not a mapping of folders: {remedy}")
     found: dict[str, list[Owner]] = {}
-    people: list[dict[str, str]] = []
-    inside = False
-    for line in [*listing.splitlines(), "end:"]:
-        if not line.startswith(" "):
-            people = []
-            if match := re.fullmatch(r"(submission_[0-9]+):\s*", line):
-                found[match[1]] = []
-                current = match[1]
-            inside = False
-        elif re.match(r"  :?\w", line):
-            inside = line.strip().lstrip(":") == "submitters:"
-        elif inside and (match := re.fullmatch(r"  (?:  )?(- |  ):?(name|sid|email):\s*(.*?)\s*", line)):
-            if match[1] == "- ":
-                people.append({})
-            if people:
-                people[-1][match[2]] = match[3].strip("'\"")
-                found[current] = [_person(one) for one in people if any(one.values())]
+    for name, entry in folders.items():
+        fields = _plain_names(entry)
+        people = [_plain_names(person) for person in fields.get("submitters") or ()]
+        found[name] = [_person(person) for person in people if _told(person)]
     return found
 
 
-def _person(fields: dict[str, str]) -> Owner:
-    identity = fields.get("sid") or fields.get("email") or fields.get("name") or ""
-    return Owner(identity, fields.get("name") or identity)
+def _plain_names(fields: Any) -> dict[str, Any]:
+    """Return a mapping with its keys less the colon of Ruby's symbols; anything else has no keys."""
+    return {str(key).lstrip(":"): value for key, value in fields.items()} if isinstance(fields, dict) else {}
+
+
+def _told(fields: dict[str, Any]) -> dict[str, str]:
+    """Return what is said of a person, the best identity first; YAML's words for nothing say nothing."""
+    said = {key: str(fields.get(key, "")) for key in ("sid", "email", "name")}
+    return {key: text for key, text in said.items() if text not in ("", "null", "~")}
+
+
+def _person(fields: dict[str, Any]) -> Owner:
+    told = _told(fields)
+    identity = next(iter(told.values()))
+    return Owner(identity, told.get("name", identity))

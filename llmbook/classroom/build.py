@@ -23,6 +23,7 @@ from llmbook.files import write_whole
 
 SEED = 20261122  # of the hidden cases for nbgrader and otter, which keep one set; ``llmbook grade`` draws new ones
 ANSWER_SECONDS = 60
+NOT_COUNTED = "*This question was withdrawn: it counts for nothing. Later answers may use its answer.*"
 CONFIG = f"""\
 # The settings of the course; `nbgrader --help-all` lists all there are. Written by `make assignments`.
 c = get_config()  # noqa: F821
@@ -55,13 +56,13 @@ def _metadata(assignment: Assignment, role: str, question: Question | None = Non
     ours: dict[str, object] = {"role": role, "assignment": assignment.id, "version": assignment.version}
     if question is None:
         return {"llmbook": ours}
-    graded = role == "check"
+    graded = role == "check" and question.id not in assignment.withdrawn
     theirs: dict[str, object] = {
         "schema_version": 3,
         "grade_id": f"{question.id}-{role}",
         "grade": graded,
-        "locked": graded,
-        "solution": not graded,
+        "locked": role == "check",
+        "solution": role == "answer",
         "task": False,
     }
     if graded:
@@ -78,17 +79,16 @@ def _notebook(assignment: Assignment, answers: Mapping[str, str], hidden: bool, 
         if isinstance(part, str):
             cells.append(new_markdown_cell(part, metadata=_metadata(assignment, "text"), id=f"text-{number}"))
             continue
-        if part.id in assignment.withdrawn:
-            continue
+        counts = part.id not in assignment.withdrawn
         if first_question:
             metadata = _metadata(assignment, "text")
             cells += [new_markdown_cell(instructions_of(assignment), metadata=metadata, id="instructions"), setup]
             first_question = False
         heading, _, rest = part.prompt.partition("\n")
-        points = f"*{part.points} point{'s' if part.points > 1 else ''}*"
+        points = f"*{part.points} point{'s' if part.points > 1 else ''}*" if counts else NOT_COUNTED
         prompt = f"{heading}\n\n{points}\n{rest}"
         check = part.public
-        if hidden:
+        if hidden and counts:
             check += f"\n### BEGIN HIDDEN TESTS\n{_hidden_test(assignment, part)}\n### END HIDDEN TESTS"
         cells += [
             new_markdown_cell(prompt, metadata=_metadata(assignment, "text"), id=f"{part.id}-text"),
@@ -123,15 +123,15 @@ def student_notebook(
 
 
 def solutions(assignment: Assignment) -> dict[str, str]:
-    """Return the reference answers by question id."""
-    return {question.id: question.solution for question in assignment.questions}
+    """Return the reference answers by question id, those to withdrawn questions among them."""
+    return {question.id: question.solution for question in assignment.executed}
 
 
 def nbgrader_notebook(assignment: Assignment) -> nbformat.NotebookNode:
     """Return the instructor's notebook: solutions and hidden tests stand between nbgrader's marks."""
     answers = {
         question.id: f"{question.starter}\n### BEGIN SOLUTION\n{question.solution}\n### END SOLUTION"
-        for question in assignment.questions
+        for question in assignment.executed
     }
     return _notebook(assignment, answers, hidden=True, student="")
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from llmbook.evaluation.scoring import UNSOUND, start_token
+from llmbook.evaluation.scoring import UNSOUND, batches, start_token
 from llmbook.ngram import AddK, KneserNey
 from llmbook.tokenization import END_OF_TEXT, half_character, special_as_text
 
@@ -252,8 +252,7 @@ def _in_windows(
     if module is not None:
         module.eval()
     try:
-        for place in range(0, len(order), batch_size):
-            part = order[place : place + batch_size]
+        for part in batches(order, lambda row: len(rows[row]) - 1, batch_size, model):
             ids = nn.utils.rnn.pad_sequence([rows[row] for row in part], batch_first=True)  # (batch, time + 1)
             ids = ids.to(device)
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):

@@ -12,9 +12,9 @@ prompt, as in the harness: the model never read a text without it. See :func:`to
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Norm = Literal["sum", "token", "character", "byte"]
+Row = TypeVar("Row")
 SHOT_DELIMITER = "\n\n"
 NEW_TOKENS = 16  # after which a written answer is cut
 CONTEXT = 512  # tokens, where a model does not say how long a text it reads
@@ -276,6 +277,37 @@ def _unused_positions(model: Any, positions: int) -> int:
     return 0
 
 
+def batches(rows: Sequence[Row], length: Callable[[Row], int], size: int, model: Any) -> Iterator[Sequence[Row]]:
+    """Yield rows that may be computed together, at most ``size``; they come and go in the order of their length.
+
+    Rotations of the kinds ``longrope`` (Phi-3) and ``dynamic`` change for a whole batch as soon as one of its rows is
+    longer than those that the model was first trained on; such rows are only put beside others of their length.
+    """
+    border = _rotations_change_behind(model)
+    place = 0
+    while place < len(rows):
+        part = rows[place : place + size]
+        first = length(part[0])
+        # rows stand in the order of their length, so that those that stay together are the first ones
+        part = [row for row in part if length(row) == first or max(length(row), first) <= border]
+        yield part
+        place += len(part)
+
+
+def _rotations_change_behind(model: Any) -> float:
+    """Return the length behind which a model of ``transformers`` rotates queries and keys in another way."""
+    config: Any = getattr(model, "config", None)
+    if not hasattr(config, "get_text_config"):
+        return math.inf
+    config = config.get_text_config(decoder=True)
+    said = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    kinds = [said, *(part for part in said.values() if isinstance(part, dict))]  # there may be one for a kind of layer
+    changing = [kind for kind in kinds if kind.get("rope_type", kind.get("type")) in ("longrope", "dynamic")]
+    name = "original_max_position_embeddings"
+    known = [kind.get(name) or getattr(config, name, None) or config.max_position_embeddings for kind in changing]
+    return min(known, default=math.inf)
+
+
 @torch.no_grad()
 def log_likelihoods(
     model: CausalModel, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], batch_size: int = 16
@@ -306,8 +338,7 @@ def log_likelihoods(
     order = sorted(rows, key=len)  # rows of like lengths together: less padding
     device = _device(model)
     found = np.zeros(len(pairs))
-    for begin in range(0, len(order), batch_size):
-        part = order[begin : begin + batch_size]
+    for part in batches(order, len, batch_size, model):
         ids = torch.zeros(len(part), len(part[-1]), dtype=torch.long)  # (batch, time)
         for place, row in enumerate(part):
             ids[place, : len(row)] = torch.tensor(row)
@@ -594,8 +625,8 @@ def generate_lines(
     order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
     device = _device(model)
     texts = [""] * len(prompts)
-    for begin in range(0, len(order), batch_size):
-        running = {number: list(prompts[number]) for number in order[begin : begin + batch_size]}
+    for part in batches(order, lambda number: len(prompts[number]) + max_new_tokens, batch_size, model):
+        running = {number: list(prompts[number]) for number in part}
         for _ in range(max_new_tokens):
             lengths = [len(ids) for ids in running.values()]
             ids = torch.zeros(len(running), max(lengths), dtype=torch.long)  # (batch, time)

@@ -26,6 +26,8 @@ def _parts(tags: Sequence[str], scheme: str = "BIOES") -> list[tuple[str, str]]:
     """Return the prefix and the kind of each tag."""
     parts = []
     for place, tag in enumerate(tags):
+        if not isinstance(tag, str):
+            raise ValueError(f"tag {place} is {tag!r}: a word without a tag is O, or left out of both rows")
         prefix, dash, kind = tag.partition("-")
         if tag != "O" and not (dash and kind and prefix in PREFIXES[scheme]):
             allowed = ", ".join(f"{letter}-kind" for letter in PREFIXES[scheme])
@@ -81,7 +83,7 @@ def entity_scores(predictions: Sequence[Sequence[str]], references: Sequence[Seq
     The same numbers as ``seqeval``'s in its default mode. Where a quotient has no denominator it is 0.
 
     Raises:
-        ValueError: rows of different number or length.
+        ValueError: rows of different number or length, or a word without a tag.
     """
     lengths = [len(row) for row in predictions], [len(row) for row in references]
     if lengths[0] != lengths[1]:
