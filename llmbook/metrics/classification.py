@@ -52,7 +52,7 @@ def accuracy(predictions: Sequence[Any], references: Sequence[Any]) -> float:
     """Share of items whose predicted label is the right one, from 0 to 1."""
     given, right = whole("predictions", predictions), whole("references", references)
     paired(given, right)
-    return float(sum(map(operator.eq, given, right)) / len(right))
+    return operator.countOf(map(operator.eq, given, right), True) / len(right)
 
 
 def _divide(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
