@@ -51,6 +51,7 @@ def test_a_solved_notebook_has_all_points_and_an_untouched_one_none(tmp_path, as
     "answers, reason",
     [
         ({"q1": "def double(x):\n    return x + x[0]"}, "not the reference's values"),
+        ({"q1": "def double(x):\n    return x * np.nan"}, "it holds NaN or infinity"),
         ({"q1": "def double(x):\n    return [1, 2"}, "SyntaxError in line 3"),
         ({"q1": "double = 5"}, "'double' is no function"),
         ({"q1": "def twice(x):\n    return 2 * x"}, "defines no 'double'"),

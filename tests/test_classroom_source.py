@@ -1,12 +1,16 @@
 """An assignment's source: what is read from it, and what is said when something is missing or wrong."""
 
 import re
+import textwrap
+from pathlib import Path
 
 import jupytext
+import numpy as np
 import pytest
 
 from llmbook.classroom import source
 
+ROOT = Path(__file__).resolve().parents[1]
 GOOD = """\
 ---
 jupytext:
@@ -300,3 +304,113 @@ def test_what_cannot_be_withdrawn_is_said(tmp_path, withdrawn, message):
     path.write_text(TWO.replace("  minutes: 60", f"  minutes: 60\n  withdrawn: {withdrawn}"))
     with pytest.raises(ValueError, match=message):
         source.read(path)
+
+
+def headings(chapter):
+    """The sections of a chapter in order, each with the number of the one that it belongs to."""
+    text = re.sub(
+        r"^```.*?^```", "", (ROOT / "book" / "en" / f"{chapter}.md").read_text(), flags=re.DOTALL | re.MULTILINE
+    )
+    return re.findall(r"^##+ (.+)$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", source.find_all(ROOT / "assignments"), ids=lambda path: path.stem)
+def test_every_question_names_a_section_of_its_chapter(path):
+    sections = headings(path.stem)
+    for question in source.read(path).questions:
+        assert question.section in sections, f"{path.stem} {question.id}: {question.section!r} is no section"
+
+
+def test_an_assignment_is_due_when_its_sections_have_been_read():
+    rows = re.findall(
+        r"^\| (\d+) \| (.+?) \| .+? \| (.+?) \|$", (ROOT / "book/en/teaching.md").read_text(), re.MULTILINE
+    )
+    assert [int(week) for week, *_ in rows] == list(range(1, 13))
+    read, begun, due = {}, "", {}
+    for week, reading, hand_in in rows:
+        if reading.startswith("the rest of it"):
+            read[begun] = headings(begun)
+        for chapter, until in re.findall(r"notebooks/en/([\w-]+)\.ipynb\)(?:, to \*(.+?)\*)?", reading):
+            sections, begun = headings(chapter), chapter
+            assert not until or until in sections
+            read[chapter] = sections[: sections.index(until)] if until else sections
+        for number in re.findall(r"Assignment (\d)", hand_in):
+            path = source.find_assignment(number)
+            due[number] = week
+            for question in source.read(path).questions:
+                assert question.section in read.get(path.stem, ()), f"week {week}: {path.stem} {question.id}"
+    assert len(due) == len(source.find_all(ROOT / "assignments"))
+
+
+# What a student does, and the message of the public check that names it: assignment, question, code, words.
+NAMED = {
+    ("01", "q3", "ends at 0"): """
+        kept = counts - D
+        total = counts.sum(1, keepdims=True)
+        rest = total - kept.sum(1, keepdims=True)
+        return np.where(total > 0, (kept + rest * lower) / np.maximum(total, 1), lower)""",
+    ("01", "q5", "order of the tokens"): """
+        ordered = np.sort(probabilities)[::-1].copy()
+        ordered[int(np.searchsorted(np.cumsum(ordered), p)) + 1 :] = 0
+        return ordered / ordered.sum()""",
+    ("01", "q5", "a third token is not needed"): """
+        order = np.argsort(-probabilities)
+        before = np.cumsum(probabilities[order]) - probabilities[order]
+        kept = np.zeros_like(probabilities)
+        kept[order[before <= p]] = probabilities[order[before <= p]]
+        return kept / kept.sum()""",
+    ("03", "q6", "NaN"): """
+        found = np.zeros((len(widths), 2))
+        for row, width in enumerate(widths):
+            for column, divisor in enumerate((1.0, np.sqrt(width))):
+                weights = softmax(query[:, :width] @ key[:, :width].T / divisor)
+                found[row, column] = -(weights * np.log2(weights)).sum(axis=-1).mean()
+        return found""",
+}
+
+
+@pytest.mark.parametrize(("number", "identity", "words"), NAMED)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_public_check_catches_the_mistake_that_it_names(number, identity, words):
+    assignment = source.read(source.find_assignment(number, ROOT / "assignments"))
+    names = {}
+    exec(assignment.preamble, names)
+    for question in assignment.questions:
+        exec(question.solution, names)
+        if question.id == identity:
+            break
+    exec(question.public, dict(names))
+    signature = re.search(rf"def {question.name}\(.*\):", question.starter)[0]
+    exec(signature + textwrap.indent(textwrap.dedent(NAMED[number, identity, words]), "    "), names)
+    with pytest.raises(AssertionError, match=words):
+        exec(question.public, names)
+
+
+def test_choosing_on_the_test_sentences_never_gives_the_honest_answer():
+    """In assignment 1, question 6, for a hundred of the thousand languages."""
+    assignment = source.read(source.find_assignment("01", ROOT / "assignments"))
+    question = assignment.questions[5]
+    names = {}
+    exec(assignment.preamble.partition("VARIANT = ")[0], names)
+    words = sorted({"array", "axis", "copy", "index", "mean", "of", "return", "shape", "sum", "the"})
+    assert f"VOCABULARY = {words}".replace("'", '"') in assignment.preamble and "changed=0.25" in assignment.preamble
+    place = {word: number for number, word in enumerate([*words, "</s>"])}
+
+    def counted(sentences):
+        counts = np.zeros((len(place), len(place)))  # (before, after): the end's row is the beginning's
+        for sentence in sentences:
+            for before, after in zip(["</s>", *sentence], [*sentence, "</s>"], strict=True):
+                counts[place[before], place[after]] += 1
+        return counts
+
+    def best(train, other):
+        logs = [np.log((train + k) / (train.sum(1, keepdims=True) + k * len(place))) for k in ks]
+        return int(np.argmin([-(other * log).sum() for log in logs]))
+
+    exec(question.starter.partition("my_model")[0], names)
+    ks = names["KS"]
+    for number in range(0, 1000, 10):
+        rng = np.random.default_rng([number, 7])
+        parts = [(40, 0.0), (60, 0.0), (60, 0.25)]
+        train, validation, test = (counted(names["sentences_of"](number, n, rng, share)) for n, share in parts)
+        assert best(train, validation) != best(train, test), f"variant {number}"

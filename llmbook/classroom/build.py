@@ -86,7 +86,8 @@ def _notebook(assignment: Assignment, answers: Mapping[str, str], hidden: bool, 
             first_question = False
         heading, _, rest = part.prompt.partition("\n")
         points = f"*{part.points} point{'s' if part.points > 1 else ''}*" if counts else NOT_COUNTED
-        prompt = f"{heading}\n\n{points}\n{rest}"
+        reading = f" *Read before: the chapter's section* {part.section}." if part.section else ""
+        prompt = f"{heading}\n\n{points}{reading}\n{rest}"
         check = part.public
         if hidden and counts:
             check += f"\n### BEGIN HIDDEN TESTS\n{_hidden_test(assignment, part)}\n### END HIDDEN TESTS"

@@ -43,7 +43,8 @@ def feedback_page(record: StudentRecord, assignment: Assignment) -> str:
     if record.status == "graded":
         result = f"{record.earned} of {assignment.points} points"
         notes = [f"<p>{_escaped(record.reason)}</p>"] if record.reason else []
-        body = "\n".join([*notes, *map(_section, record.marks)])
+        sections = {question.id: question.section for question in assignment.questions}
+        body = "\n".join([*notes, *(_section(mark, sections.get(mark.id, "")) for mark in record.marks)])
     else:
         result = f"Not graded: {plain(record.reason)}."
         body = "<p>This is not a mark. Correct what is said above and hand in again, or ask your instructor.</p>"
@@ -51,11 +52,16 @@ def feedback_page(record: StudentRecord, assignment: Assignment) -> str:
     return _PAGE.format(title=_escaped(assignment.title), who=_escaped(who), result=html.escape(result), body=body)
 
 
-def _section(mark: Mark) -> str:
+def _section(mark: Mark, reading: str) -> str:
+    """Return what the page says of one question; ``reading`` is the chapter's section that an answer rests on."""
     heading = f"Question {mark.id.removeprefix('q')}: {mark.title}"
     lines = ["<section>", f"<h2>{_escaped(heading)}</h2>", f"<p>{mark.earned} of {mark.points} points</p>"]
     if mark.reason:
         lines.append(f"<p>{_escaped(mark.reason)}</p>")
+        if reading and mark.earned < mark.points:
+            lines.append(f"<p>To read again: the chapter's section <em>{_escaped(reading)}</em>.</p>")
+    elif mark.earned == mark.points:
+        lines.append("<p>Right in all cases, those that the notebook does not show among them.</p>")
     if mark.output.strip():
         lines.append(f"<p>Your cell printed:</p>\n<pre>{_escaped(mark.output)}</pre>")
     return "\n".join([*lines, "</section>"])

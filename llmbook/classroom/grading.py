@@ -340,7 +340,19 @@ def _difference(given: Any, expected: Any, tolerance: float) -> str | None:
         return f"it gave {_kind(given)}, where the reference gives {_kind(expected)}"
     if isinstance(expected, np.ndarray) and np.shape(given) != expected.shape:
         return "an array of another shape than the reference's"
-    return "not the reference's values" if _kind(expected) != "a text" else "not the reference's text"
+    if _kind(expected) == "a text":
+        return "not the reference's text"
+    if _unsound(given) and not _unsound(expected):
+        return "it holds NaN or infinity, where the reference has numbers"
+    return "not the reference's values"
+
+
+def _unsound(value: Any) -> bool:
+    """Whether numbers hold NaN or infinity."""
+    try:
+        return not bool(np.isfinite(np.asarray(value, dtype=float)).all())
+    except (TypeError, ValueError, OverflowError):
+        return False
 
 
 def _kind(value: Any) -> str:

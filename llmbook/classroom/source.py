@@ -30,7 +30,10 @@ _STUDENT = re.compile(r'^STUDENT = ""', re.MULTILINE)
 
 @dataclass(frozen=True)
 class Question:
-    """One question: what the student reads and starts from, and what only the instructor has."""
+    """One question: what the student reads and starts from, and what only the instructor has.
+
+    ``section`` is the heading of the chapter's section to have read before, or empty.
+    """
 
     id: str
     title: str
@@ -46,6 +49,7 @@ class Question:
     cases: str
     tolerance: float
     wrong: tuple[tuple[str, str], ...]
+    section: str = ""
 
     @property
     def marker(self) -> str:
@@ -318,13 +322,15 @@ class _Reader:
             if len(found[role]) != 1:
                 raise self.error(f"{len(found[role])} cells with the role {role}; a question has one")
         starter, data = found["answer"][0]
-        allowed = {"role", "id", "points", "level", "teaches", "name", "kind", "tolerance"}
+        allowed = {"role", "id", "points", "level", "teaches", "name", "kind", "tolerance", "section"}
         if unknown := set(data) - allowed:
             raise self.error(f"the answer cell has {', '.join(sorted(unknown))}; known: {', '.join(sorted(allowed))}")
         for key, kind in (("id", str), ("points", int), ("level", str), ("teaches", str), ("name", str)):
             if type(data.get(key)) is not kind:
                 raise self.error(f"the answer cell's `{key}` is {data.get(key)!r}; give a {kind.__name__}")
-        data = {"kind": "function", "tolerance": 1e-6, **data}
+        data = {"kind": "function", "tolerance": 1e-6, "section": "", **data}
+        if not isinstance(data["section"], str):
+            raise self.error(f"the answer cell's `section` is {data['section']!r}; give the heading of a section")
         if data["id"] != f"q{heading[1]}":
             raise self.error(f"the id {data['id']!r} does not belong to the heading: call it q{heading[1]}")
         if data["points"] < 1:
@@ -368,6 +374,7 @@ class _Reader:
             cases=cases,
             tolerance=float(data["tolerance"]),
             wrong=tuple(wrong),
+            section=data["section"],
         )
 
     def defined(self, code: str) -> set[str]:
