@@ -2,7 +2,8 @@
 
 Runs the chapter's own code (the cells tagged `engine` of its manuscript), so nothing is defined twice. First the
 learning rate of Muon is swept at three widths and a power of the width is drawn through the best ones. Then each
-width is trained on a plateau with that rate, and a copy is let down at each number of tokens. Runs that the file holds
+width is trained on a plateau with that rate, and a copy is let down at each number of tokens. Last, the two smallest
+widths are trained with the operations of a run of the third, three seeds each (`equal`). Runs that the file holds
 already, made by the same code, are kept: repeat the command until nothing is left to do.
 
     OMP_NUM_THREADS=1 python benchmarks/ch11_scaling.py
@@ -25,6 +26,7 @@ SWEPT = {24: (1e-2, 2e-2, 4e-2, 8e-2), 40: (1e-2, 2e-2, 4e-2, 8e-2), 64: (1e-2, 
 GRID = [(24, 0, ENDS), (40, 0, ENDS), (64, 0, ENDS[:4]), (96, 0, ENDS[:4])]
 HELD_BACK = (128, 0, [2_560_000])
 AGAIN = [(width, seed, ENDS[:3]) for seed in (1, 2) for width in (24, 40, 64)]
+EQUAL = {40: 1_141_760, 24: 2_544_640}  # tokens: as many operations 6 N D as width 64 spends on 512,000, to 0.04%
 
 
 def best_rate(rates: list[float], losses: list[float]) -> float:
@@ -90,6 +92,9 @@ def jobs(chapter: ModuleType, stream: np.ndarray, runs: Runs) -> Iterator[Job]:
     for name, planned in (("runs", GRID), ("held_back", [HELD_BACK]), ("runs", AGAIN)):
         for width, seed, ends in planned:
             yield job(name, width, ends, a * width**b, seed)
+    for seed in (0, 1, 2):
+        for width, tokens in EQUAL.items():
+            yield job("equal", width, [tokens], a * width**b, seed)
 
 
 def main() -> None:

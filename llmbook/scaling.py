@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -152,24 +153,43 @@ def _best_of(curve: Callable[[np.ndarray], np.ndarray], starts: Sequence[tuple],
 
 
 def bootstrap_laws(
-    parameters: np.ndarray, tokens: np.ndarray, loss: np.ndarray, resamples: int = 200, seed: int = 0
+    parameters: np.ndarray,
+    tokens: np.ndarray,
+    loss: np.ndarray,
+    resamples: int = 200,
+    seed: int = 0,
+    trunks: Sequence[Any] | np.ndarray | None = None,
 ) -> list[Law]:
     """Fit the joint law to runs drawn with replacement, ``resamples`` times.
 
     What the laws differ by is what the noise of the runs leaves open. That the form of the law may be wrong is not
     part of it. Resamples with fewer than three sizes or three numbers of tokens say nothing and are drawn again.
 
+    Args:
+        parameters: of each run, ``(runs,)``.
+        tokens: of each run, ``(runs,)``.
+        loss: of each run, ``(runs,)``.
+        resamples: how many.
+        seed: of the draws.
+        trunks: which runs share a part of their training, a name for each, ``(runs,)``: those are drawn together. By
+            default every run stands alone.
+
     Raises:
-        ValueError: as :func:`fit_law`, or runs of fewer than three sizes or numbers of tokens.
+        ValueError: as :func:`fit_law`, or runs of fewer than three sizes or numbers of tokens, or another number of
+            names than of runs.
     """
     parameters, tokens, loss = (np.asarray(column, dtype=float) for column in (parameters, tokens, loss))
     if min(len(np.unique(parameters)), len(np.unique(tokens))) < 3:
         raise ValueError("a law in both needs runs of at least three sizes and three numbers of tokens")
+    if trunks is not None and len(trunks) != len(loss):
+        raise ValueError(f"{len(trunks)} names of trunks for {len(loss)} runs: give one for each")
+    names = np.arange(len(loss)) if trunks is None else np.unique(np.asarray(trunks), return_inverse=True)[1].ravel()
+    members = [np.flatnonzero(names == name) for name in range(names.max() + 1)]
     best = fit_law(parameters, tokens, loss)
     rng = np.random.default_rng(seed)
     laws: list[Law] = []
     while len(laws) < resamples:
-        rows = rng.integers(0, len(loss), len(loss))
+        rows = np.concatenate([members[drawn] for drawn in rng.integers(0, len(members), len(members))])
         if min(len(np.unique(parameters[rows])), len(np.unique(tokens[rows]))) >= 3:
             laws.append(fit_law(parameters[rows], tokens[rows], loss[rows], start=best))
     return laws

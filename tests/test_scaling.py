@@ -39,6 +39,17 @@ def test_noise_gives_intervals_that_hold_the_truth():
     assert again == laws[:3]  # the same seed draws the same runs
 
 
+def test_runs_of_one_trunk_are_drawn_together():
+    n, d, loss = grid()
+    loss = loss * np.exp(0.01 * np.random.default_rng(0).standard_normal(6)[np.unique(n, return_inverse=True)[1]])
+    alone = scaling.bootstrap_laws(n, d, loss, resamples=30)
+    together = scaling.bootstrap_laws(n, d, loss, resamples=30, trunks=n)  # the noise is one draw for each size
+    spread = [np.std([law.alpha for law in laws]) for laws in (alone, together)]
+    assert spread[1] > 1.2 * spread[0]
+    with pytest.raises(ValueError, match="3 names of trunks for 30 runs"):
+        scaling.bootstrap_laws(n, d, loss, trunks=[0, 1, 2])
+
+
 def test_power_laws_are_found_again_with_and_without_a_floor():
     x = np.geomspace(1e4, 1e8, 9)
     truth = scaling.PowerLaw(1.2, 30.0, 0.3)
