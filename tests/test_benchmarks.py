@@ -17,6 +17,7 @@ import ch02_three_families
 import ch05_generation_speed
 import ch10_gpu_training
 import ch10_recipes
+import ch10_schedules
 import ch10_training_speed
 import ch11_scaling
 import ch12_fine_tuning
@@ -107,6 +108,22 @@ def test_the_second_chapters_best_rate_is_the_one_with_the_fewest_bits_of_each_f
 
 
 @pytest.mark.slow
+def test_the_tenth_chapters_search_goes_on_to_the_best_rates_and_then_trains_the_chapters_seeds():
+    rows: list[dict[str, float]] = []
+    runs = SimpleNamespace(rows=lambda where: rows, chapter=SimpleNamespace(SEEDS=(0, 1)))
+
+    def make(rates, seed):
+        return {"validation": abs(rates[0] - 4e-3) + abs(rates[1] - 2e-3)}
+
+    first = {"matrices": 1e-3, "tables": 4e-3}
+    for job in ch10_schedules.searched(runs, "runs", {"optimiser": "AdamW"}, first, make):
+        rows.append(job.keys[0] | job.make())
+    tried = {(row["matrices"], row["tables"]) for row in rows}
+    assert {(5.6e-3, 2e-3), (2.8e-3, 2e-3), (4e-3, 2.8e-3), (4e-3, 1.4e-3)} < tried
+    chosen = [(row["matrices"], row["tables"], row["seed"]) for row in rows if row["seed"] != ch10_schedules.CHOOSE_BY]
+    assert chosen == [(4e-3, 2e-3, 0), (4e-3, 2e-3, 1)]
+
+
 def test_the_twelfth_chapters_grids_fine_tune_for_every_task(engine):
     chapter = engine(ch12_fine_tuning)
     jobs = {job.where[1]: job for job in ch12_fine_tuning.jobs(chapter)}

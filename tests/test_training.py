@@ -399,7 +399,7 @@ def test_a_line_of_the_log_that_was_cut_off_is_dropped(trained):
     assert training.read_log(path) == whole[:-1]
 
 
-@pytest.mark.parametrize("shape", [(24, 40), (40, 24), (7, 7)])
+@pytest.mark.parametrize("shape", [(24, 40), (40, 24), (96, 48), (7, 7)])
 def test_muon_in_float32_equals_that_of_torch_to_the_precision_of_bfloat16(shape):
     draw = torch.Generator().manual_seed(0)
     theirs = nn.Parameter(torch.randn(shape, generator=draw))
