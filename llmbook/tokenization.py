@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from llmbook.pretrained import FOLDER
 
@@ -27,6 +27,10 @@ END_OF_TEXT = "<|endoftext|>"
 PAD, MASK, BOS, EOS = "<pad>", "<mask>", "<s>", "</s>"
 SENTINELS = 32
 FAMILIES = ("gpt", "bert", "t5")
+#: How GPT-2 cuts a text before its merges (Radford et al. 2019): what ``ByteLevel`` does without being told.
+GPT2_PATTERN = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+#: The same with combining marks (``\p{M}``: vowel signs, tones, accents) among the letters, where GPT-2 cuts words.
+MARKS_PATTERN = GPT2_PATTERN.replace(r" ?\p{L}+", r" ?[\p{L}\p{M}]+").replace(r"\p{L}\p{N}]+", r"\p{L}\p{M}\p{N}]+")
 
 Pair = tuple[str, str]
 
@@ -165,7 +169,9 @@ def special_tokens(sentinels: int = SENTINELS) -> list[str]:
     return [END_OF_TEXT, PAD, MASK, BOS, EOS, *(f"<extra_id_{i}>" for i in range(sentinels))]
 
 
-def train_for_models(texts: Iterable[str], vocab_size: int = 4096, sentinels: int = SENTINELS) -> Tokenizer:
+def train_for_models(
+    texts: Iterable[str], vocab_size: int = 4096, sentinels: int = SENTINELS, pattern: str | None = None
+) -> Tokenizer:
     """Train one byte-level BPE for GPT, BERT and T5, as ``benchmarks/train_tokenizer.py`` does for the shipped one.
 
     It differs from :func:`train_byte_bpe` in its special tokens, and in that every digit is a token of its own, as in
@@ -175,6 +181,8 @@ def train_for_models(texts: Iterable[str], vocab_size: int = 4096, sentinels: in
         texts: the training documents.
         vocab_size: number of tokens, special ones and 256 bytes included.
         sentinels: how many of them are T5's.
+        pattern: a regular expression whose matches are the pieces that no merge crosses, such as ``MARKS_PATTERN``; by
+            default GPT-2's, as in the shipped one.
 
     Returns:
         A tokenizer without a post-processor: it adds no token that is not in the text. See :func:`load_tokenizer`.
@@ -184,8 +192,13 @@ def train_for_models(texts: Iterable[str], vocab_size: int = 4096, sentinels: in
     if vocab_size < least:
         raise ValueError(f"vocab_size={vocab_size}: 256 bytes and {len(special)} special tokens need {least} up")
     tokenizer = Tokenizer(models.BPE())
+    borders = [] if pattern is None else [pre_tokenizers.Split(Regex(pattern), "isolated")]
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            *borders,
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern is None),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(

@@ -7,6 +7,7 @@ import math
 from collections import Counter
 
 import pytest
+import regex
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -18,6 +19,8 @@ from llmbook.tokenization import (
     END_OF_TEXT,
     EOS,
     FAMILIES,
+    GPT2_PATTERN,
+    MARKS_PATTERN,
     MASK,
     PAD,
     apply_bpe,
@@ -251,6 +254,23 @@ def test_what_is_no_tokenizer_is_refused(given):
 
 def test_digits_are_tokens_of_their_own(shipped):
     assert shipped.tokenize("1024x7") == ["1", "0", "2", "4", "x", "7"]
+
+
+def test_gpt2s_pattern_is_the_one_that_is_used_without_a_pattern():
+    with_pattern = train_for_models(TEXTS * 3, 320, pattern=GPT2_PATTERN)
+    assert with_pattern.get_vocab() == train_for_models(TEXTS * 3, 320).get_vocab()
+    for text in TEXTS:
+        assert with_pattern.encode(text).ids == train_for_models(TEXTS * 3, 320).encode(text).ids
+
+
+def test_the_pattern_for_marks_keeps_words_of_hindi_and_thai_whole_and_changes_no_other():
+    hindi, thai, greek = "परियोजना निर्देशिका", "ที่นี่", "άλφα, x² can't\n  1024"
+    assert regex.findall(MARKS_PATTERN, hindi) == ["परियोजना", " निर्देशिका"]
+    assert len(regex.findall(GPT2_PATTERN, hindi)) > 5
+    assert regex.findall(MARKS_PATTERN, thai) == [thai] and len(regex.findall(GPT2_PATTERN, thai)) == 4
+    assert regex.findall(MARKS_PATTERN, greek) == regex.findall(GPT2_PATTERN, greek)
+    whole = train_for_models([hindi] * 20, 400, pattern=MARKS_PATTERN)
+    assert len(whole.encode(hindi).ids) == 2 and whole.decode(whole.encode(hindi).ids) == hindi
 
 
 @pytest.mark.parametrize("family", FAMILIES)
