@@ -491,4 +491,4 @@ def test_the_chapters_engine_pretrains_with_every_objective_and_judges_it(engine
         assert sum(moved) > 0.9 * len(moved), name
     train, test = chapter.TASKS["section"]
     assert 0.2 < chapter.probe(model, train[0], test) < 1
-    assert 0.5 < chapter.bag_of_words(train[0], test) < 1
+    assert 0.5 < chapter.bag_of_words(train[0], test).mean() < 1
