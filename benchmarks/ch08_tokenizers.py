@@ -49,7 +49,7 @@ def jobs(runs: Runs) -> Iterator[Job]:
         wanted, best = [FIRST, FIRST + 1], FIRST
         while wanted:
             for place in wanted:
-                key = {"cut": cut, "steps": steps, "rate": RATES[place], "seed": CHOOSING}
+                key: dict[str, Any] = {"cut": cut, "steps": steps, "rate": RATES[place], "seed": CHOOSING}
                 job = Job(functools.partial(run, runs.chapter, **key), key)
                 yield job
                 for row in job.found(runs.rows()):
