@@ -466,4 +466,4 @@ def test_the_arms_of_the_chapters_experiment_spend_one_budget(engine):
         "both": [0, 4, 6, 7],
     }
     repeated, once = (chapter.training_set([np.arange(10)] * 40, 0, 200, 5, again) for again in (True, False))
-    assert (len(repeated), len(once)) == (11 + 3 * 5, 11 + 3)
+    assert (len(repeated), len(once)) == (10 + 2 * 5, 10 + 2)
