@@ -444,20 +444,26 @@ def test_an_empty_source_and_no_workers_are_refused(tmp_path, source):
 # --- the benchmark --------------------------------------------------------------------------------------------------
 
 
-def test_the_chapters_engine_crawls_and_races_every_step(tmp_path, engine):
-    chapter = engine(ch07_data_pipeline, work=tmp_path)
-    row = next(chapter.crawl())
-    assert set(row) == {"id", "package", "text", "licence"}
-    assert len(chapter.contest) == 3
-    for functions in chapter.contest.values():
-        assert all(chapter.speed(function, [PROSE] * 3, repeats=1) > 0 for function in functions)
+def test_the_chapters_engine_crawls_finds_copies_and_trains(engine):
+    chapter = engine(ch07_data_pipeline)
+    assert set(next(chapter.crawl())) == {"id", "package", "text", "licence"}
+    assert chapter.near_copies([PROSE, "another text of one line", PROSE + " end"]) == [(0, 2)]
+    documents = [np.arange(40) % 7] * 80
+    model = chapter.train(documents, 0, 2e-2)
+    assert chapter.nats(model, documents[:2]).mean() < -chapter.unigram(documents, documents[:2]).mean()
 
 
-@pytest.mark.slow
-def test_the_benchmark_compares_loop_and_engine(tmp_path):
-    records = [{"id": str(i), "text": PROSE} for i in range(8)]
-    assert set(ch07_data_pipeline.engine_runs(tmp_path, records)) == {
-        "plain loop",
-        "datatrove, 1 worker",
-        "datatrove, 2 workers",
+def test_the_arms_of_the_chapters_experiment_spend_one_budget(engine):
+    chapter = engine(ch07_data_pipeline)
+    first = np.array([0, 0, 0, 3, 4, 4, 6, 7])  # two clusters of copies, three documents alone
+    passes, sizes = np.array([1, 1, 1, 0, 1, 1, 1, 1], bool), np.full(8, 10)
+    chosen = {arm: chapter.training_text(arm, np.arange(8), first, passes, sizes, 45).tolist() for arm in chapter.ARMS}
+    assert chosen == {
+        "crawl": [0, 1, 2, 3, 4],
+        "each once": [0, 3, 4],
+        "filtered": [0, 1, 2, 4, 5],
+        "deduplicated": [0, 3, 4, 6, 7],
+        "both": [0, 4, 6, 7],
     }
+    repeated, once = (chapter.training_set([np.arange(10)] * 40, 0, 200, 5, again) for again in (True, False))
+    assert (len(repeated), len(once)) == (10 + 2 * 5, 10 + 2)
