@@ -19,6 +19,7 @@ pdf: venv ## print the book, or one chapter: CHAPTER=03-attention; the last line
 	@$(RUN) tools/pdf.py '$(CHAPTER)'
 
 test: venv ## run every check, or those with the words in their name: STAGE=rules; a table at the end
+	-@$(RUN) tools/vendor.py --views
 	@$(RUN) tools/check.py '$(STAGE)'
 
 quick: venv ## run the checks that take under three minutes: ruff, types, unit tests but the slow ones, rules

@@ -89,6 +89,11 @@ def test_good_chapter_keeps(case, rule):
     assert rule(case) == []
 
 
+def test_a_key_of_the_bibliography_is_given_once(case):
+    twice = dataclasses.replace(case, bibliography=f"{case.bibliography}\n@misc{{s,\n}}")
+    assert rules.cited_work_in_bibliography(twice) == ["book/references.bib has s 2 times: keep one"]
+
+
 def add(text: str):
     """Return a change that adds a Markdown cell before the exercises."""
     return lambda notebook: notebook.cells.insert(3, new_markdown_cell(text))
@@ -146,6 +151,7 @@ BAD = [
     ),
     (rules.cited_work_in_bibliography, add("[x](https://arxiv.org/abs/1706.03762)"), "1706.03762 is not in"),
     (rules.cited_work_in_bibliography, add("[x](https://doi.org/10.1/zz)"), "https://doi.org/10.1/zz is not in"),
+    (rules.code_lines_fit, change_cell(3, source=f"plot({'1' * 108})"), "code cell 2 has a line of 114 characters"),
     (rules.linked_files_exist, add("[x](03-missing.ipynb#there)"), "03-missing.ipynb#there does not exist"),
     (rules.linked_files_exist, add("![x](missing.png)"), "missing.png does not exist"),
     (rules.linked_files_exist, add("![x](https://example.org/a.png)"), "comes from another host"),

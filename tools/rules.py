@@ -4,6 +4,7 @@
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,7 @@ class Case:
 
 
 Rule = Callable[[Case], list[str]]
+LONGEST_CODE = 113  # characters; tests/test_site.py measures that a longer line is cut off
 
 
 def load(chapter: Chapter, root: Path = ROOT) -> Case:
@@ -239,14 +241,25 @@ def _is_picture(data: dict[str, Any]) -> bool:
 
 
 def cited_work_in_bibliography(case: Case) -> list[str]:
-    """Every link to arXiv or a DOI is in `book/references.bib`."""
+    """Every link to arXiv or a DOI is in `book/references.bib`, where no two entries have one key."""
     known = case.bibliography.lower()
-    problems = []
+    keys = Counter(re.findall(r"^@\w+\{([^,\s]+)", known, re.MULTILINE))
+    problems = [f"book/references.bib has {key} {count} times: keep one" for key, count in keys.items() if count > 1]
     for href in _links(case.notebook):
         found = re.search(r"arxiv\.org/(?:abs|pdf|html)/([\w.-]+/\d{7}|\d{4}\.\d{4,5})|doi\.org/(10\.\S+)", href)
         if found and (found[1] or found[2]).lower() not in known:
             problems.append(f"{href} is not in book/references.bib: add it")
     return problems
+
+
+def code_lines_fit(case: Case) -> list[str]:
+    """A line of code fits into the column of the site on a screen of 1,400 pixels."""
+    return [
+        f"code cell {number} has a line of {len(line)} characters, the page has room for {LONGEST_CODE}: {line[:60]}"
+        for number, cell in enumerate(code_cells(case.notebook), start=1)
+        for line in cell.source.split("\n")
+        if len(line) > LONGEST_CODE
+    ]
 
 
 def linked_files_exist(case: Case) -> list[str]:
@@ -337,6 +350,7 @@ RULES: list[Rule] = [
     figures_described,
     described_figures_drawn,
     cited_work_in_bibliography,
+    code_lines_fit,
     linked_files_exist,
     exercises_with_solutions,
     outputs_compared,
