@@ -394,18 +394,20 @@ def pretrained(
         ValueError: as :func:`load`, or a tokenizer that is another model's.
     """
     folder = model_folder(name)
-    theirs = _open(folder, AutoModel if _is_sentence_encoder(folder) else None).float()
+    theirs = _open(folder, AutoModel if _is_sentence_encoder(folder) else None)
+    if library or isinstance(theirs, BertModel):
+        theirs = theirs.float()  # the book's own are made of the 16-bit weights: two copies of 32 bits need a GiB
     tokenizer: Any
     if folder.parent == FOLDER:
         family = {LlamaForCausalLM: "gpt", BertForMaskedLM: "bert", T5ForConditionalGeneration: "t5"}
         tokenizer = load_tokenizer(family[type(theirs)])
-        return (theirs if library else from_hf(theirs)), tokenizer
+        return (theirs if library else from_hf(theirs).float()), tokenizer
     tokenizer = _open_tokenizer(folder, theirs.config.vocab_size)
     if library:
         return theirs, tokenizer
     if isinstance(theirs, BertModel):
         return _sentence_encoder(theirs, tokenizer, folder), tokenizer
-    model = from_hf(theirs)
+    model = from_hf(theirs).float()
     if isinstance(model, Decoder) and str(name) in real.REAL_MODELS:
         model.stack.register_forward_pre_hook(_refuse_longer_texts, with_kwargs=True)
     return model, tokenizer
