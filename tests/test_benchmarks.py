@@ -107,7 +107,6 @@ def test_the_second_chapters_best_rate_is_the_one_with_the_fewest_bits_of_each_f
     assert engine(ch02_three_families).best_rates(trials) == {"one": 2e-3, "two": 1e-3}
 
 
-@pytest.mark.slow
 def test_the_tenth_chapters_search_goes_on_to_the_best_rates_and_then_trains_the_chapters_seeds():
     rows: list[dict[str, float]] = []
     runs = SimpleNamespace(rows=lambda where: rows, chapter=SimpleNamespace(SEEDS=(0, 1)))
@@ -124,6 +123,7 @@ def test_the_tenth_chapters_search_goes_on_to_the_best_rates_and_then_trains_the
     assert chosen == [(4e-3, 2e-3, 0), (4e-3, 2e-3, 1)]
 
 
+@pytest.mark.slow
 def test_the_twelfth_chapters_grids_fine_tune_for_every_task(engine):
     chapter = engine(ch12_fine_tuning)
     jobs = {job.where[1]: job for job in ch12_fine_tuning.jobs(chapter)}

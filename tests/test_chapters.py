@@ -89,11 +89,6 @@ def test_good_chapter_keeps(case, rule):
     assert rule(case) == []
 
 
-def test_a_key_of_the_bibliography_is_given_once(case):
-    twice = dataclasses.replace(case, bibliography=f"{case.bibliography}\n@misc{{s,\n}}")
-    assert rules.cited_work_in_bibliography(twice) == ["book/references.bib has s 2 times: keep one"]
-
-
 def add(text: str):
     """Return a change that adds a Markdown cell before the exercises."""
     return lambda notebook: notebook.cells.insert(3, new_markdown_cell(text))
@@ -240,6 +235,12 @@ def test_strays_and_the_total_are_seen(tmp_path):
     assert "notebooks/en/01-one.ipynb has no manuscript" in orphan
     assert "en/09-gone, which is no chapter" in gone
     assert "all chapters take 2000 s with 2 workers; they have 1500 s" in total
+
+
+def test_a_key_of_the_bibliography_is_given_once(tmp_path):
+    (tmp_path / "book").mkdir()
+    (tmp_path / "book" / "references.bib").write_text("@article{s, year = {1}}\n@misc{S,\n}\n@misc{t,\n}\n")
+    assert rules.book_problems(tmp_path) == ["book/references.bib has s 2 times: keep one"]
 
 
 TOC = """\

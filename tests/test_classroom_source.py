@@ -307,7 +307,7 @@ def test_what_cannot_be_withdrawn_is_said(tmp_path, withdrawn, message):
 
 
 def headings(chapter):
-    """The sections of a chapter in order, each with the number of the one that it belongs to."""
+    """The headings of a chapter's sections, in order."""
     text = re.sub(
         r"^```.*?^```", "", (ROOT / "book" / "en" / f"{chapter}.md").read_text(), flags=re.DOTALL | re.MULTILINE
     )

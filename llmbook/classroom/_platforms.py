@@ -136,8 +136,8 @@ def submitters(listing: str) -> dict[str, list[Owner]]:
     found: dict[str, list[Owner]] = {}
     for name, entry in folders.items():
         fields = _plain_names(entry)
-        people = [_plain_names(person) for person in fields.get("submitters") or ()]
-        found[name] = [_person(person) for person in people if _told(person)]
+        people = [_told(_plain_names(person)) for person in fields.get("submitters") or ()]
+        found[name] = [_person(told) for told in people if told]
     return found
 
 
@@ -152,7 +152,6 @@ def _told(fields: dict[str, Any]) -> dict[str, str]:
     return {key: text for key, text in said.items() if text not in ("", "null", "~")}
 
 
-def _person(fields: dict[str, Any]) -> Owner:
-    told = _told(fields)
+def _person(told: dict[str, str]) -> Owner:
     identity = next(iter(told.values()))
     return Owner(identity, told.get("name", identity))
